@@ -1,0 +1,96 @@
+"""Where the models' answers come from: live endpoints, or recordings behind a loopback server."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from llmops import connections as links
+from llmops import recordings
+from llmops.config import Experiment
+from llmops.connections import Connection
+from llmops.errors import UserError
+
+FOLDER = Path("recordings")
+
+HINTS = {
+    "live": "Answers come from the endpoints of experiment.yaml's connections.",
+    "record": "Answers come from the endpoints and are kept in recordings/.",
+}
+
+
+class Answers:
+    """The connections as flows see them in this task.
+
+    In replay and record mode each connection points at a loopback server that is started by `open`
+    and ended by `close`; the key of the real endpoint stays with that server.
+    """
+
+    def __init__(self, experiment: Experiment, llm: str | None, root: Path = Path()) -> None:
+        environment = links.environment(root)
+        entries = [entry.model_dump(exclude_none=True) for entry in experiment.connections]
+        self._real = links.load(entries, environment)
+        self.mode = links.choose_mode(self._real, llm)
+        self._folder = root / FOLDER
+        self._server: recordings.Server | None = None
+
+    @property
+    def note(self) -> str:
+        """One sentence for people: where the answers of this task come from."""
+        return recordings.describe(self._folder) if self.mode == "replay" else HINTS[self.mode]
+
+    @property
+    def target(self) -> str:
+        """What decides the answers, for a run's content address; holds no secret."""
+        if self.mode == "replay":
+            return f"replay {recordings.digest(self._folder)}"
+        addresses = [f"{c.name}={c.type} {c.address} {c.model or ''}" for c in self._real.values()]
+        return " ".join((self.mode, *sorted(addresses)))
+
+    def open(self) -> None:
+        """Check the endpoints without spending money, and start the loopback server if one is needed.
+
+        Raises:
+            UserError: an endpoint refuses, does not answer, or refuses the key.
+        """
+        if self.mode != "replay":
+            asked = {name: links.check(link) for name, link in self._real.items()}
+            problems = [f"connection '{n}': {a.sentence}." for n, a in asked.items() if not a.ok]
+            if problems:
+                raise UserError("\n".join(problems))
+        if self.mode != "live" and self._server is None:
+            source = f"recorded {datetime.date.today().isoformat()}"
+            self._server = recordings.Server(self.mode, self._folder, self._targets(), source)
+            self._server.start()
+
+    def _targets(self) -> dict[str, recordings.Target]:
+        """The real endpoints behind the loopback server; none for replay, which needs no key."""
+        if self.mode == "replay":
+            return {}
+        served = [link for link in self._real.values() if link.served]
+        return {link.name: recordings.Target(**link.upstream()) for link in served}
+
+    def connections(self) -> dict[str, Connection]:
+        """The connections for a worker: the real ones, or the same pointed at the loopback server."""
+        if self._server is None:
+            return self._real
+        server = self._server
+        return {name: link.through(server.url(name)) for name, link in self._real.items()}
+
+    def unreachable(self) -> dict[str, Connection]:
+        """The connections with an address that nothing answers, for loading flows without running them."""
+        return {name: link.through("http://127.0.0.1:9") for name, link in self._real.items()}
+
+    def close(self) -> None:
+        """End the loopback server."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+def environment(connections: dict[str, Connection]) -> dict[str, str]:
+    """Variables for flows that read their endpoint from the environment."""
+    variables: dict[str, str] = {}
+    for link in connections.values():
+        variables |= link.as_environment()
+    return variables

@@ -1,0 +1,200 @@
+"""Runs rows through a flow's worker process: timeouts, tries, back-off, and a restart if it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops.config import Limits
+from llmops.errors import UserError
+from llmops.runs import Row
+
+LINE_LIMIT = 64 * 1024 * 1024
+LONGEST_PAUSE_S = 60.0
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A flow in one variant, as a worker loads it; `name` is unique within an experiment.
+
+    `connections` are in prompt flow's dictionary form, `models` maps a connection to the model that
+    is asked for instead of the one the flow names.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    file: str
+    entry: str = ""
+    definition: dict[str, Any] = field(default_factory=dict)
+    connections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+
+
+class WorkerDied(Exception):
+    """The worker process ended while a row was under way."""
+
+
+class Worker:
+    """A child process that runs the flows of one folder; started at the first request."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], log: Path) -> None:
+        self._folder = folder.resolve()
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        self._environment = {**os.environ, **environment, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._loaded: dict[str, asyncio.Task[None]] = {}
+        self._ids = itertools.count()
+        self._starting = asyncio.Lock()
+
+    async def load(self, job: Job) -> None:
+        """Import and build the flow.
+
+        Raises:
+            UserError: it does not import or is not a valid flow.
+        """
+        await self._alive()
+        if job.name not in self._loaded:
+            self._loaded[job.name] = asyncio.create_task(self._load(job))
+        await asyncio.shield(self._loaded[job.name])
+
+    async def run(self, job: Job, row: int, inputs: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """One try of one row: the worker's answer, or an error in the same form."""
+        await self.load(job)
+        try:
+            request = {"op": "run", "job": job.name, "row": row, "inputs": inputs}
+            return await asyncio.wait_for(self._ask(request), timeout_s)
+        except TimeoutError:
+            message = f"no answer within {timeout_s:g} s (limits.timeout_s)"
+            return {"error": {"type": "Timeout", "message": message, "retryable": True}}
+        except WorkerDied as error:
+            return {"error": {"type": "WorkerDied", "message": str(error)}}
+
+    async def aggregate(self, job: Job, rows: Path) -> dict[str, dict[str, Any]]:
+        """Metrics of a finished run: name → value, ci95, scored, note.
+
+        Raises:
+            UserError: the flow's aggregation failed.
+        """
+        await self.load(job)
+        answer = await self._ask({"op": "aggregate", "job": job.name, "rows": str(rows.resolve())})
+        if error := answer.get("error"):
+            raise UserError(
+                f"{job.folder / job.file}: its aggregation failed: {error['type']}: {error['message']}. "
+                f"See {self._log}."
+            )
+        metrics: dict[str, dict[str, Any]] = answer["metrics"]
+        return metrics
+
+    async def close(self) -> None:
+        """End the process; rows that still run in it are given up."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+        self._process = None
+
+    async def _load(self, job: Job) -> None:
+        described = {**vars(job), "folder": str(job.folder.resolve())}
+        try:
+            answer = await self._ask({"op": "load", "job": described})
+        except WorkerDied as error:
+            answer = {"error": {"type": "WorkerDied", "message": str(error)}}
+        if error := answer.get("error"):
+            raise UserError(
+                f"{job.folder / job.file}: cannot be loaded: {error['type']}: {error['message']}. "
+                f"See {self._log}."
+            )
+
+    async def _alive(self) -> None:
+        async with self._starting:
+            if self._process is not None and self._process.returncode is None:
+                return
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._loaded = {}
+            with self._log.open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "llmops.worker",
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    cwd=self._folder,
+                    env=self._environment,
+                    limit=LINE_LIMIT,
+                    start_new_session=True,  # Ctrl-C is the parent's to handle
+                )
+            self._reader = asyncio.create_task(self._read(self._process))
+
+    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise WorkerDied("the flow's process is not running")
+        number = next(self._ids)
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        line = json.dumps({"id": number, **request}, ensure_ascii=False, default=str) + "\n"
+        try:
+            process.stdin.write(line.encode())
+            await process.stdin.drain()
+            return await self._waiting[number]
+        except ConnectionError as error:
+            raise WorkerDied("the flow's process ended before it took the row") from error
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        async for line in process.stdout:
+            answer = json.loads(line)
+            future = self._waiting.get(answer.pop("id"))
+            if future is not None and not future.done():
+                future.set_result(answer)
+        code = await process.wait()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(WorkerDied(f"the flow's process ended (exit code {code})"))
+
+
+async def run_row(worker: Worker, job: Job, number: int, inputs: dict[str, Any], limits: Limits) -> Row:
+    """Run one row with further tries after passing faults (429, 5xx, timeouts, lost connections)."""
+    for attempt in range(1, limits.retries + 2):
+        answer = await worker.run(job, number, inputs, limits.timeout_s)
+        error = answer.get("error")
+        if error is None or not error.get("retryable") or attempt > limits.retries:
+            break
+        await asyncio.sleep(pause_s(attempt, error.get("retry_after")))
+    return Row(
+        row=number,
+        inputs=inputs,
+        outputs=answer.get("outputs"),
+        error=error,
+        latency_s=round(answer.get("latency_s", 0.0), 4),
+        attempts=attempt,
+        usage=answer.get("usage", {}),
+        aggregation=answer.get("aggregation") or {},
+    )
+
+
+def pause_s(attempt: int, retry_after: float | None) -> float:
+    """Seconds before the next try: what the endpoint asked for, else 1, 2, 4 … with jitter."""
+    if retry_after is not None:
+        return min(retry_after, LONGEST_PAUSE_S)
+    return min(2.0 ** (attempt - 1), LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)

@@ -1,0 +1,171 @@
+"""The way of a row: standard flow → store → evaluators → store, many rows at once.
+
+Rows flow through two bounded queues, so neither the data nor the results are held in memory. An
+evaluation starts as soon as the row that it scores is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from llmops import answers
+from llmops.answers import Answers
+from llmops.config import Limits
+from llmops.engine import Job, Worker, run_row
+from llmops.errors import UserError
+from llmops.files import slug
+from llmops.progress import Progress
+from llmops.runs import Row, read_rows
+from llmops.work import Work, job
+
+LOGS = Path("runs/logs")
+GIVE_UP_AFTER = 5
+
+Item = tuple[Work, int, Row | None]
+
+
+class Pipeline:
+    """Runs what is left of some works, then aggregates each evaluation's metrics."""
+
+    def __init__(self, source: Answers, limits: Limits, progress: Progress) -> None:
+        self._source = source
+        self._limits = limits
+        self._progress = progress
+        self._workers: dict[Path, Worker] = {}
+        self._jobs: dict[int, Job] = {}
+        self._faults: dict[int, Counter[str]] = {}
+        self._rows: asyncio.Queue[Item] = asyncio.Queue(2 * limits.concurrency)
+        self._scores: asyncio.Queue[Item] = asyncio.Queue(2 * limits.concurrency)
+        self.calls = 0
+        self.unrecorded = 0
+
+    async def run(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> None:
+        """Do every row that is left, and measure the evaluations that changed.
+
+        Raises:
+            UserError: a flow cannot be loaded, or an endpoint answers no row at all.
+        """
+        works = [*runs, *evaluations]
+        async with AsyncExitStack() as stack:
+            stack.callback(lambda: [work.run.close() for work in works])
+            stack.push_async_callback(self._close_workers)
+            await self._start(works)
+            await self._feed(runs, evaluations)
+            scoring = {work.flow.folder for work in evaluations}
+            await self._close_workers({work.flow.folder for work in runs} - scoring)
+            for work in evaluations:
+                work.run.close()
+                if work.run.metrics() is None:
+                    worker, loaded = self._workers[work.flow.folder], self._jobs[id(work)]
+                    metrics = await worker.aggregate(loaded, work.run.path)
+                    work.run.save_metrics(metrics)
+
+    async def _start(self, works: Sequence[Work]) -> None:
+        """Start a worker for each flow folder with something to do, all at once."""
+        busy = [w for w in works if w.left or (w.evaluator and w.run.metrics() is None)]
+        if not busy:
+            return
+        connections = self._source.connections()
+        variables = answers.environment(connections)
+        for work in busy:
+            folder = work.flow.folder
+            log = LOGS / f"{slug(str(folder))}.log"
+            self._workers.setdefault(folder, Worker(folder, variables, log))
+            name = f"{work.variant} {work.evaluator or ''}"
+            self._jobs[id(work)] = job(name, work.flow, work.definition, connections)
+        await asyncio.gather(
+            *(self._workers[w.flow.folder].load(self._jobs[id(w)]) for w in busy)
+        )
+
+    async def _feed(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                consumers = [
+                    group.create_task(self._consume(queue))
+                    for queue in (self._rows, self._scores)
+                    for _ in range(self._limits.concurrency)
+                ]
+                for work in runs:
+                    await self._feed_run(work)
+                for work in evaluations:
+                    if work.outputs is None:
+                        for number in _left(work):
+                            await self._scores.put((work, number, None))
+                await self._rows.join()
+                await self._scores.join()
+                for consumer in consumers:
+                    consumer.cancel()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _feed_run(self, work: Work) -> None:
+        if any(score.left for score in work.scores):
+            for row in read_rows(work.run.path):
+                if not row.failed:
+                    await self._score(work, row)
+        for number in _left(work):
+            await self._rows.put((work, number, None))
+
+    async def _consume(self, queue: asyncio.Queue[Item]) -> None:
+        while True:
+            work, number, scored = await queue.get()
+            row = await self._row(work, number, scored)
+            work.run.append(row)
+            self._count(work, row)
+            if not row.failed:
+                await self._score(work, row)
+            queue.task_done()
+
+    async def _row(self, work: Work, number: int, scored: Row | None) -> Row:
+        try:
+            inputs = work.inputs(number, scored)
+        except KeyError as error:
+            reason = f"{error.args[0]} has no value in this row"
+            return Row(number, {}, None, {"type": "Mapping", "message": reason})
+        worker, loaded = self._workers[work.flow.folder], self._jobs[id(work)]
+        return await run_row(worker, loaded, number, inputs, self._limits)
+
+    async def _score(self, work: Work, row: Row) -> None:
+        for score in work.scores:
+            if row.row not in score.done:
+                await self._scores.put((score, row.row, row))
+
+    def _count(self, work: Work, row: Row) -> None:
+        self._progress.row(row.failed)
+        self.calls += sum(calls for calls, *_ in row.usage.values())
+        error = row.error or {}
+        self.unrecorded += error.get("code") == "recording_missing"
+        faults = self._faults.setdefault(id(work), Counter())
+        faults[_fault(error)] += 1
+        _give_up(work, faults, error)
+
+    async def _close_workers(self, folders: set[Path] | None = None) -> None:
+        for folder in list(self._workers) if folders is None else folders & self._workers.keys():
+            await self._workers.pop(folder).close()
+
+
+def _left(work: Work) -> list[int]:
+    return [number for number in range(len(work.table)) if number not in work.done]
+
+
+def _fault(error: dict[str, Any]) -> str:
+    """What an endpoint did to a row; empty where the row completed or the flow itself is at fault."""
+    if "status" not in error or error.get("code") == "recording_missing":
+        return ""
+    return str(error["status"] or error["type"])
+
+
+def _give_up(work: Work, faults: Counter[str], error: dict[str, Any]) -> None:
+    """Stop at once when an endpoint answers no row: it saves money, and one message says it all."""
+    finished, fault = faults.total(), _fault(error)
+    enough = min(GIVE_UP_AFTER, len(work.table))
+    if fault and not work.done and finished >= enough and faults[fault] == finished:
+        raise UserError(
+            f"{work.name}: the endpoint answered none of the first {finished} rows: "
+            f"{error['type']}: {error['message']}. See `make doctor`; finished rows are kept."
+        )

@@ -1,0 +1,118 @@
+"""index.html: one file that opens from disk, without a network request."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops.files import write_atomically
+from llmops.report import ranking, words
+from llmops.report.charts import charts
+from llmops.report.sample import LONGEST, Sample, packed, shortened
+from llmops.summary import Summary
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+HERE = Path(__file__).parent
+DATA_LIMIT = 1_400_000
+FAILED_ROWS = 10
+ATTEMPTS = ((LONGEST, 1), (600, 1), (200, 1), (200, 4), (200, 16), (100, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The folder of a page, the variant it is about (empty: all), and the folders it leads to."""
+
+    folder: Path
+    variant: str = ""
+    folders: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The rows for the page's script (gzip, base64) with how many there are and where texts end."""
+
+    text: str
+    rows: int
+    length: int
+
+
+def write_page(summary: Summary, sample: Sample, place: Place) -> None:
+    """Write index.html.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    data = _data(sample)
+    style, script = (_read(name) for name in ("page.css", "page.js"))
+    page = _template().render(
+        summary=summary,
+        place=place,
+        source=words.source(summary),
+        started=words.moment(summary.started_at),
+        cells=ranking.cells(summary),
+        metrics=ranking.metrics(summary),
+        title_of={m: words.metric_title(summary, m) for m in ranking.metrics(summary)},
+        parameters=_parameters(summary) if place.variant else {},
+        charts=charts(summary),
+        sample=sample,
+        failed=sample.first_errors(FAILED_ROWS),
+        data=data,
+        rule=ranking.RULE,
+        words=words,
+        style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    with write_atomically(place.folder / "index.html") as file:
+        file.write(page)
+
+
+def _data(sample: Sample) -> Data:
+    """The rows, shortened until the page stays within its size."""
+    rows = sample.rows()
+    for length, part in ATTEMPTS:
+        kept = rows[: -(-len(rows) // part)]
+        if length < LONGEST:
+            kept = [shortened(row, length) for row in kept]
+        columns = sample.columns
+        document = {
+            "variants": list(dict.fromkeys(row.variant for row in rows)),
+            "columns": {name: list(getattr(columns, name)) for name in columns.__slots__},
+            "rows": list(packed(kept, columns)),
+        }
+        raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        data = Data(base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode(), len(kept), length)
+        if len(data.text) <= DATA_LIMIT:
+            break
+    return data
+
+
+def _parameters(summary: Summary) -> dict[str, Any]:
+    return next((run.parameters for run in summary.runs), {})
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")

@@ -1,0 +1,125 @@
+"""The tables of a report: one for the terminal, two as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from llmops.files import write_atomically
+from llmops.report.ranking import (
+    cells,
+    metrics,
+)
+from llmops.report.rows import Columns, Joined
+from llmops.report.words import cost, metric_title, rows_failed, seconds, written
+from llmops.summary import Score, Summary
+
+METRICS = ("variant", "parameters", "dataset", "evaluator", "metric", "value",
+           "ci_low", "ci_high", "scored", "rows")  # fmt: skip
+ROW = ("variant", "dataset", "row", "status", "error",
+       "latency_s", "prompt_tokens", "completion_tokens")  # fmt: skip
+
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def table(summary: Summary) -> str:
+    """The table that `make experiment` prints: a line a variant and dataset, best first."""
+    from tabulate import tabulate
+
+    return tabulate(overview(summary), headers="keys", disable_numparse=True)
+
+
+def overview(summary: Summary) -> list[dict[str, str]]:
+    """A line a variant and dataset, best first, as text; a column that is all empty is left out."""
+    columns = metrics(summary)
+    lines = [
+        {
+            "variant": cell.variant,
+            "dataset": cell.dataset,
+            "rows": rows_failed(cell),
+            **{metric_title(summary, one): written(cell.scores.get(one)) for one in columns},
+            "tokens": f"{cell.run.tokens.total:,}" if cell.run else "",
+            "p50": seconds(cell.run.latency_s.p50) if cell.run else "",
+            "cost": cost(cell),
+        }
+        for cell in cells(summary)
+    ]
+    used = {name for line in lines for name, text in line.items() if text}
+    return [{name: text for name, text in line.items() if name in used} for line in lines]
+
+
+def write_metrics(summary: Summary, path: Path) -> None:
+    """Write metrics.csv: a line a score; numbers in full."""
+    parameters = {run.variant: run.parameters for run in summary.runs}
+    with write_atomically(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(METRICS)
+        for cell in cells(summary):
+            for score in cell.scores.values():
+                writer.writerow(map(guarded, _metric(score, parameters.get(score.variant, {}))))
+
+
+def _metric(score: Score, parameters: dict[str, Any]) -> tuple[Any, ...]:
+    low, high = score.ci95 or (None, None)
+    return (score.variant, parameters, score.dataset, score.evaluator, score.metric, score.value,
+            low, high, score.scored, score.rows)  # fmt: skip
+
+
+class RowTable:
+    """outputs.csv, written a row at a time."""
+
+    def __init__(self, file: IO[str], columns: Columns) -> None:
+        self._columns = columns
+        self._writer = csv.writer(file)
+        self._write(
+            [
+                *ROW,
+                *(f"inputs.{name}" for name in columns.inputs),
+                *(f"outputs.{name}" for name in columns.outputs),
+                *columns.scores,
+            ]
+        )
+
+    def add(self, row: Joined) -> None:
+        """Write one row."""
+        self._write(
+            [
+                *(getattr(row, name) for name in ROW),
+                *(row.inputs.get(name) for name in self._columns.inputs),
+                *(row.outputs.get(name) for name in self._columns.outputs),
+                *(row.scores.get(name) for name in self._columns.scores),
+            ]
+        )
+
+    def _write(self, values: Iterable[Any]) -> None:
+        self._writer.writerow(map(guarded, values))
+
+
+def guarded(value: Any) -> str:
+    """A CSV cell that a spreadsheet shows as text, and does not run as a formula.
+
+    A number stays a number, also one in text; other text that starts like a formula gets an
+    apostrophe in front. Lists and objects become JSON.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return plain(value)
+    if _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        value = "'" + value
+    return sound(value)
+
+
+def plain(value: Any) -> str:
+    """Text as it is, anything else as JSON."""
+    return sound(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def sound(text: str) -> str:
+    """Text that UTF-8 can hold: half of a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

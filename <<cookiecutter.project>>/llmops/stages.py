@@ -1,0 +1,102 @@
+"""The short stages: each reads what the stage before it wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from llmops import config, experiment, flows, summary
+from llmops import connections as links
+from llmops import gate as judge
+from llmops import report as reports
+from llmops import validate as checks
+from llmops.answers import Answers, environment
+from llmops.connections import Connection
+from llmops.engine import Worker
+from llmops.errors import FAILED, OK, UserError
+from llmops.flows import Flow
+from llmops.pipeline import LOGS
+from llmops.plan import Cell
+from llmops.settings import Settings
+from llmops.validate import Checked
+from llmops.work import job
+
+
+def validate(settings: Settings) -> int:
+    """Check files, mappings and variants, import the flows, and show the plan; runs no row.
+
+    Raises:
+        UserError: every problem, one a line.
+    """
+    plan = experiment.load(settings)
+    checked = checks.check(plan, settings.variants)
+    found = [flow for flow in (checked.flow, *checked.evaluators.values()) if flow]
+    asyncio.run(_import_flows(found, Answers(plan, "replay").unreachable()))
+    print(_preview(checked))
+    return OK
+
+
+def report(settings: Settings) -> int:
+    """Write the report of the last experiment again; raises UserError where there is none."""
+    last = summary.load()
+    print(f"report: {reports.write(last)}")
+    return OK
+
+
+def gate(settings: Settings) -> int:
+    """Judge the last experiment's scores by experiment.yaml as it is now; 2 where a check fails.
+
+    Raises:
+        UserError: there is no experiment, or a check names what no evaluator gave.
+    """
+    last = summary.load()
+    verdict = judge.judge(config.load(last.env).gate, last.scores, last.evaluations)
+    summary.save(last.model_copy(update={"gate": verdict}))
+    for check in verdict.checks:
+        print(f"{check.verdict:4}  {check.variant} on {check.dataset}: {check.check}: {check.message}")
+    print(f"gate: {verdict.verdict}")
+    return FAILED if verdict.verdict == "fail" else OK
+
+
+def record(settings: Settings) -> int:
+    """Run the experiment against the endpoints and keep their answers; as `experiment.run`."""
+    return experiment.run(replace(settings, llm="record"))
+
+
+def doctor(settings: Settings) -> int:
+    """Say what is configured, what is missing and whether each endpoint answers; 1 if no run would start."""
+    from llmops import doctor as health
+
+    entries = [entry.model_dump(exclude_none=True) for entry in config.load(settings.env).connections]
+    text, code = health.report(entries, links.environment(), Path())
+    print(text)
+    return code
+
+
+def _preview(checked: Checked) -> str:
+    lines = [f"{len(checked.cells)} cells:"] if checked.cells else []
+    calls = 0
+    for cell in checked.cells:
+        rows = len(checked.tables[cell.dataset.source])
+        calls += rows * _model_calls(cell)
+        lines.append(f"  {cell.variant.name} over {cell.dataset.name}: {rows} rows")
+    lines.append(f"evaluators: {', '.join(checked.evaluators) or 'none'}")
+    if calls:
+        lines.append(f"about {calls} model calls (LLM nodes times rows), less what is stored already")
+    return "\n".join([*lines, "experiment.yaml is valid."])
+
+
+def _model_calls(cell: Cell) -> int:
+    return sum(node.get("type") == "llm" for node in cell.variant.definition.get("nodes", []))
+
+
+async def _import_flows(found: list[Flow], connections: dict[str, Connection]) -> None:
+    variables = environment(connections)
+    workers = [Worker(flow.folder, variables, LOGS / "validate.log") for flow in found]
+    try:
+        jobs = [job("default", flow, flows.overlay(flow, {}, {}), connections) for flow in found]
+        await asyncio.gather(*(w.load(j) for w, j in zip(workers, jobs, strict=True)))
+    finally:
+        for worker in workers:
+            await worker.close()

@@ -1,0 +1,154 @@
+"""The machine-readable truth of one experiment: `reports/summary.json`.
+
+Every stage after the experiment (report, gate, later register and deploy) reads this document and
+nothing that another stage printed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llmops.errors import UserError
+from llmops.files import write_atomically
+
+SUMMARY = Path("reports/summary.json")
+
+
+class Model(BaseModel):
+    """A frozen document without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Llm(Model):
+    """Where the model's answers came from and how many were asked for.
+
+    `calls` counts the requests of this invocation, `cached` the requests that an unchanged cell of an
+    earlier invocation saved. `note` says what a reader must know of replayed answers.
+    """
+
+    mode: Literal["live", "replay", "record"]
+    calls: int = 0
+    cached: int = 0
+    note: str = ""
+
+
+class Tokens(Model):
+    """Tokens as the endpoint counted them; zero where it did not say."""
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+
+
+class Latency(Model):
+    """Seconds a row took, failed rows left out; null where no row completed."""
+
+    p50: float | None = None
+    p95: float | None = None
+
+
+class RunSummary(Model):
+    """One cell of the plan: a variant with its parameters over one dataset.
+
+    `outputs` is the path of a JSON Lines file, one `llmops.runs.Row` a line in the order of the data.
+    `cost_usd` is null unless experiment.yaml gives prices for every model that was used.
+    """
+
+    variant: str
+    parameters: dict[str, Any]
+    dataset: str
+    rows: int
+    failed: int
+    tokens: Tokens
+    latency_s: Latency
+    cost_usd: float | None = None
+    outputs: str
+
+
+class Evaluation(Model):
+    """One evaluator over one cell; `outputs` as in RunSummary, the same row numbers as the cell."""
+
+    variant: str
+    dataset: str
+    evaluator: str
+    rows: int
+    failed: int
+    outputs: str
+
+
+class Score(Model):
+    """One metric of one evaluator over one cell.
+
+    `value` and `ci95` are in the metric's own unit. `scored` of `rows` rows carry the value. Where
+    there is no interval, `note` says why.
+    """
+
+    variant: str
+    dataset: str
+    evaluator: str
+    metric: str
+    value: float | None
+    ci95: tuple[float, float] | None = None
+    scored: int
+    rows: int
+    note: str = ""
+
+
+class Check(Model):
+    """One line of the gate with the numbers that decided it."""
+
+    check: str
+    variant: str
+    dataset: str
+    verdict: Literal["pass", "fail"]
+    value: float | None
+    limit: float
+    message: str
+
+
+class Gate(Model):
+    """The verdict over all checks; `off` where experiment.yaml has no gate."""
+
+    verdict: Literal["pass", "fail", "inconclusive", "off"] = "off"
+    checks: tuple[Check, ...] = ()
+
+
+class Summary(Model):
+    """One experiment: what ran, what it scored and what the gate says."""
+
+    experiment: str
+    env: str
+    target: Literal["local", "azure", "azure-pipeline"] = "local"
+    llm: Llm
+    started_at: str
+    seconds: float
+    runs: tuple[RunSummary, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    scores: tuple[Score, ...] = ()
+    comparison: tuple[dict[str, Any], ...] = ()
+    gate: Gate = Gate()
+
+
+def save(summary: Summary, path: Path = SUMMARY) -> None:
+    """Write the summary; raises UserError where the folder cannot be written."""
+    with write_atomically(path) as file:
+        file.write(summary.model_dump_json(indent=2) + "\n")
+
+
+def load(path: Path = SUMMARY) -> Summary:
+    """Read the summary that `make experiment` wrote.
+
+    Raises:
+        UserError: there is none, or it is not a summary of this version.
+    """
+    try:
+        return Summary.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found. Run `make experiment` first.") from error
+    except ValidationError as error:
+        raise UserError(f"{path}: not a summary ({error.error_count()} problems). "
+                        "Run `make experiment` again.") from error

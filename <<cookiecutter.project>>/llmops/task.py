@@ -1,0 +1,27 @@
+"""How every script ends: an exit code, and one message instead of a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from llmops import settings
+from llmops.errors import USER_ERROR, Stopped, UserError
+from llmops.settings import Settings
+
+
+def main(stage: Callable[[Settings], int]) -> None:
+    """Run a stage with the settings of the environment and exit with its code.
+
+    0 = done, 1 = the user must fix something, 2 = rows failed or the gate failed, 130 or 143 =
+    stopped by a signal.
+    """
+    try:
+        code = stage(settings.read())
+    except UserError as error:
+        print(error, file=sys.stderr)
+        code = USER_ERROR
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        code = error.code
+    sys.exit(code)

@@ -1,0 +1,115 @@
+"""`make try`: one row through the flow, printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from llmops import answers, plan, validate
+from llmops.answers import Answers
+from llmops.config import Experiment
+from llmops.data import apply_mappings, complete_mappings
+from llmops.engine import Worker, run_row
+from llmops.errors import FAILED, OK, UserError
+from llmops.experiment import NO_RECORDING, load
+from llmops.pipeline import LOGS
+from llmops.runs import Row
+from llmops.settings import Settings
+from llmops.validate import Checked
+from llmops.work import job
+
+
+def run(settings: Settings) -> int:
+    """Run one row through the default variant, or those of VARIANTS, and print what came back.
+
+    The row is the first of the first dataset, or INPUTS: `text="..." number=3`, or a JSON object.
+
+    Returns:
+        0, or 2 where the row failed. Raises UserError as `make experiment` does.
+    """
+    experiment = load(settings)
+    selection = settings.variants or (plan.DEFAULT,)
+    checked = validate.check(experiment, selection)
+    if checked.flow is None:
+        raise UserError(f"ENV: '{settings.env}' has no datasets, so no flow to try. Choose another.")
+    source = Answers(experiment, settings.llm)
+    print(f"llm: {source.mode}. {source.note}", flush=True)
+    inputs = _given(settings.inputs) if settings.inputs else _first(checked, experiment)
+    missing = [name for name, need in checked.flow.inputs.items() if need and name not in inputs]
+    if missing:
+        known = ", ".join(checked.flow.inputs)
+        raise UserError(f"INPUTS: the flow needs '{missing[0]}' (its inputs: {known}).")
+    try:
+        source.open()
+        rows = asyncio.run(_rows(checked, experiment, source, selection, inputs))
+    finally:
+        source.close()
+    for name, row in rows.items():
+        _show(name, row)
+    return FAILED if any(row.failed for row in rows.values()) else OK
+
+
+def _given(text: str) -> dict[str, Any]:
+    try:
+        if text.lstrip().startswith("{"):
+            record: dict[str, Any] = json.loads(text)
+            return record
+        pairs = [word.partition("=") for word in shlex.split(text)]
+    except ValueError as error:
+        raise UserError(f"INPUTS: cannot be read ({error}). Write INPUTS='text=\"...\"'.") from error
+    if any(not equals for _, equals, _ in pairs):
+        raise UserError("INPUTS: expected name=value pairs or a JSON object. Quote values with spaces.")
+    return {name: _value(value) for name, _, value in pairs}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _first(checked: Checked, experiment: Experiment) -> dict[str, Any]:
+    dataset = experiment.datasets[0]
+    flow_inputs = checked.flow.inputs if checked.flow else {}
+    mappings = complete_mappings(dataset.mappings, flow_inputs)
+    return apply_mappings(mappings, {"data": checked.tables[dataset.source][0]})
+
+
+async def _rows(
+    checked: Checked,
+    experiment: Experiment,
+    source: Answers,
+    selection: tuple[str, ...],
+    inputs: dict[str, Any],
+) -> dict[str, Row]:
+    flow = checked.flow
+    if flow is None:
+        return {}
+    connections = source.connections()
+    worker = Worker(flow.folder, answers.environment(connections), LOGS / "try.log")
+    found = {}
+    try:
+        for variant in plan.variants(flow, selection, experiment.parameters):
+            task = job(variant.name, flow, variant.definition, connections)
+            found[variant.name] = await run_row(
+                worker, task, 0, inputs | variant.inputs, experiment.limits
+            )
+    finally:
+        await worker.close()
+    return found
+
+
+def _show(name: str, row: Row) -> None:
+    print(f"\n{name}: {json.dumps(row.inputs, ensure_ascii=False)}")
+    if row.error is not None:
+        print(f"  failed: {row.error['type']}: {row.error['message']}")
+        if row.error.get("code") == "recording_missing":
+            print(NO_RECORDING.format(count=1))
+    for output, value in (row.outputs or {}).items():
+        print(f"  {output}: {json.dumps(value, ensure_ascii=False, indent=2)}")
+    tokens = sum(prompt + completion for _, prompt, completion in row.usage.values())
+    print(f"  {row.latency_s:.2f} s, {tokens} tokens")

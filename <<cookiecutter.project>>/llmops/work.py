@@ -1,0 +1,196 @@
+"""The list of runs that an experiment consists of, and which of their rows are still to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops import flows
+from llmops.config import Experiment
+from llmops.connections import Connection
+from llmops.data import Table, apply_mappings, complete_mappings
+from llmops.engine import Job
+from llmops.errors import UserError
+from llmops.flows import Flow
+from llmops.plan import Cell
+from llmops.runs import ADDRESS, Row, Run, folder
+from llmops.summary import RunSummary
+from llmops.validate import Checked, reference_of, source_of
+
+LOGGED = "logged"
+
+
+@dataclass
+class Work:
+    """One flow over one table: a cell of the plan, or an evaluator over a cell.
+
+    `digest` is the run's content address. `done` holds the rows that need not run again. `scores`
+    lists the evaluations that wait for this run's rows; `outputs` is the file of the rows that an
+    evaluation scores, null for a production log.
+    """
+
+    variant: str
+    parameters: dict[str, Any]
+    dataset: str
+    evaluator: str | None
+    flow: Flow
+    definition: dict[str, Any]
+    table: Table
+    mappings: dict[str, Any]
+    digest: str
+    run: Run
+    done: set[int] = field(default_factory=set)
+    outputs: Path | None = None
+    scores: list[Work] = field(default_factory=list)
+    saved_calls: int = 0
+
+    @property
+    def name(self) -> str:
+        """A name for people that is unique within the experiment."""
+        parts = (self.variant, self.dataset, self.evaluator)
+        return " / ".join(part for part in parts if part)
+
+    @property
+    def left(self) -> int:
+        """How many rows are still to do."""
+        return len(self.table) - len(self.done)
+
+    def inputs(self, number: int, scored: Row | None = None) -> dict[str, Any]:
+        """The flow's inputs for a row; KeyError where a mapping finds nothing."""
+        sources: dict[str, Mapping[str, Any]] = {"data": self.table[number]}
+        if scored is not None:
+            sources |= {"run.inputs": scored.inputs, "run.outputs": scored.outputs or {}}
+        return apply_mappings(self.mappings, sources)
+
+
+def job(
+    name: str, flow: Flow, definition: dict[str, Any], connections: Mapping[str, Connection]
+) -> Job:
+    """A flow in one variant as a worker loads it."""
+    return Job(
+        name,
+        flow.kind,
+        flow.folder,
+        flow.file,
+        flow.entry,
+        definition,
+        {key: link.as_promptflow() for key, link in connections.items()},
+        {key: link.model for key, link in connections.items() if link.model},
+    )
+
+
+def cells(checked: Checked, target: str) -> list[Work]:
+    """A run for each cell of the plan; `target` is what decides the models' answers."""
+    if checked.flow is None:
+        return []
+    flow_digest = flows.digest(checked.flow)
+    return [_cell(cell, checked.flow, flow_digest, checked, target) for cell in checked.cells]
+
+
+def stored(checked: Checked, experiment: Experiment, runs: Iterable[RunSummary]) -> list[Work]:
+    """The runs of an earlier experiment as they are on disk: none of their rows is to do.
+
+    Raises:
+        UserError: the dataset is no longer in experiment.yaml, or the run's rows are gone.
+    """
+    sources = {dataset.name: dataset.source for dataset in experiment.datasets}
+    found = []
+    for run in runs:
+        path = Path(run.outputs)
+        if run.dataset not in sources or checked.flow is None:
+            raise UserError(
+                f"{run.outputs}: its dataset '{run.dataset}' is not in experiment.yaml "
+                f"(datasets: {', '.join(sources) or 'none'}). Run `make experiment`."
+            )
+        if not path.exists():
+            raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
+        table = checked.tables[sources[run.dataset]]
+        work = Work(
+            run.variant,
+            run.parameters,
+            run.dataset,
+            None,
+            checked.flow,
+            {},
+            table,
+            {},
+            path.parent.name[-ADDRESS:],
+            Run(path.parent),
+        )
+        work.done = set(range(len(table)))
+        found.append(work)
+    return found
+
+
+def evaluations(
+    checked: Checked, experiment: Experiment, target: str, runs: Iterable[Work]
+) -> list[Work]:
+    """A run for each evaluator over each cell that it refers to, and over production logs."""
+    by_dataset: dict[str, list[Work]] = {}
+    for run in runs:
+        by_dataset.setdefault(run.dataset, []).append(run)
+    found = []
+    for evaluator in experiment.evaluators:
+        flow = checked.evaluators[evaluator.name]
+        flow_digest = flows.digest(flow)
+        for dataset in evaluator.datasets:
+            table = checked.tables[source_of(experiment, dataset)]
+            mappings = complete_mappings(dataset.mappings, flow.inputs)
+            reference = reference_of(experiment, dataset)
+            for scored in by_dataset.get(reference, []) if reference else [None]:
+                scored_digest = scored.digest[:ADDRESS] if scored else ""
+                digest = _digest(flow_digest, table.digest, mappings, target, scored_digest)
+                variant = scored.variant if scored else LOGGED
+                name = f"{variant}-{reference or dataset.name}-{evaluator.name}"
+                work = Work(
+                    variant,
+                    scored.parameters if scored else {},
+                    reference or dataset.name,
+                    evaluator.name,
+                    flow,
+                    flows.overlay(flow, {}, {}),
+                    table,
+                    mappings,
+                    digest,
+                    Run(folder(name, digest)),
+                    outputs=scored.run.path if scored else None,
+                )
+                if scored is not None:
+                    scored.scores.append(work)
+                found.append(work)
+    return found
+
+
+def find_finished(works: Iterable[Work]) -> None:
+    """Look up which rows an earlier, equal run has finished already."""
+    for work in works:
+        for row in work.run.rows():
+            if not row.failed:
+                work.done.add(row.row)
+                work.saved_calls += sum(calls for calls, *_ in row.usage.values())
+
+
+def _cell(cell: Cell, flow: Flow, flow_digest: str, checked: Checked, target: str) -> Work:
+    variant, table = cell.variant, checked.tables[cell.dataset.source]
+    mappings = complete_mappings(cell.dataset.mappings, flow.inputs) | variant.inputs
+    digest = _digest(flow_digest, table.digest, mappings, target, variant.definition)
+    return Work(
+        variant.name,
+        variant.parameters,
+        cell.dataset.name,
+        None,
+        flow,
+        variant.definition,
+        table,
+        mappings,
+        digest,
+        Run(folder(f"{variant.name}-{cell.dataset.name}", digest)),
+    )
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
