@@ -26,9 +26,9 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, SecretStr
 
+from llmops.config import EXPERIMENT
 from llmops.errors import UserError
 
-EXPERIMENT = "experiment.yaml"
 LISTED = "COMMON_DEV_CONNECTIONS"
 AZURE_API_VERSION = "2024-02-01"
 OPENAI_URL = "https://api.openai.com/v1"
@@ -744,6 +744,8 @@ def check(connection: Connection, timeout_s: float = 10) -> Answer:
     """Ask an endpoint for its list of models, which costs nothing. Never raises for its answer."""
     if not connection.served:
         return Answer(True, "not asked: its type has no question that costs nothing", 0.0)
+    if lacking := missing(connection):
+        return Answer(False, f"not asked: {', '.join(lacking)} must be set first", 0.0)
     begin = time.monotonic()
     try:
         ok, sentence = _judge(connection, *_ask(connection, timeout_s))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from llmops import connections
+from llmops.config import DEFAULT_ENV, EXPERIMENT
 from llmops.connections import Answer, Connection, Mode
 from llmops.errors import OK, USER_ERROR, UserError
 
@@ -111,12 +112,12 @@ def _version(package: str) -> str | None:
 
 
 def _experiment(env: Mapping[str, str], folder: Path) -> Finding:
-    if not (folder / connections.EXPERIMENT).is_file():
+    if not (folder / EXPERIMENT).is_file():
         text = f"not found in {folder.resolve()}. Run this in the folder of the use case."
-        return Finding(False, connections.EXPERIMENT, text)
-    overlay = f"experiment.{env.get('ENV') or 'dev'}.yaml"
+        return Finding(False, EXPERIMENT, text)
+    overlay = f"experiment.{env.get('ENV') or DEFAULT_ENV}.yaml"
     more = f", with {overlay} over it" if (folder / overlay).is_file() else ""
-    return Finding(True, connections.EXPERIMENT, f"found{more}")
+    return Finding(True, EXPERIMENT, f"found{more}")
 
 
 def _dotenv(folder: Path) -> Finding:

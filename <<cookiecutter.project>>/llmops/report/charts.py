@@ -21,7 +21,7 @@ from llmops.summary import Score, Summary
 
 WIDTH, LINE, AXIS, MARGIN = 340, 44, 22, 8
 MOST = 20
-LABEL = 30
+LABEL = 36
 DROPPED = {"defs", "title", "desc", "style", "script"}
 
 
@@ -140,8 +140,7 @@ def _label(root: Any, scores: list[Score]) -> None:
     left, right = ticks[0], ticks[-1]
     for group, score in zip(dots, scores, strict=True):
         y = f"{float(group.find('circle').get('cy')) - 13:.1f}"
-        values = f"{number(score.value)} {interval(score)}".strip()
-        ends = {"name": (left, _cut(score.variant, LABEL)), "value": (right, values)}
+        ends = {"name": (left, _cut(score.variant, LABEL)), "value": (right, number(score.value))}
         for kind, (x, text) in ends.items():
             etree.SubElement(group, "text", {"class": kind, "x": x, "y": y}).text = text
 

@@ -83,9 +83,11 @@
     const evaluators = unique(columns.scores.map((name) => name.slice(0, name.lastIndexOf("."))));
     columns.scores.forEach((name) => {
       const value = (row) => row.scores.find(([key]) => key === name)?.[1];
-      const number = rows.every((row) => ["number", "undefined"].includes(typeof value(row)));
+      const values = rows.map(value).filter(present);
+      const number = values.every((one) => typeof one === "number");
+      const long = values.some((one) => typeof one === "string" && one.length > 24);
       const title = evaluators.length > 1 ? name : name.slice(name.lastIndexOf(".") + 1);
-      shown.push({ title, kind: number ? "number" : "short", value });
+      shown.push({ title, kind: number ? "number" : long ? "long" : "short", value });
     });
     shown.push({ title: "Latency", kind: "number", value: (row) => row.latency,
       show: (value) => `${value.toFixed(2)} s` });
@@ -131,7 +133,8 @@
       return el("td", attributes, error, pairs.map(([name, value]) => el("div", { class: "clamp" },
         pairs.length > 1 ? el("span", { class: "field" }, `${name}  `) : null, written(value))));
     }
-    return el("td", attributes, el("div", { class: "clamp" }, written(column.value(row))));
+    const text = written(column.value(row));
+    return el("td", attributes, text ? el("div", { class: "clamp" }, text) : null);
   }
 
   function fields(pairs) {
@@ -151,11 +154,13 @@
       el("div", {}, el("h3", {}, "Run"), list));
   }
 
-  function tableRow(columns, row) {
+  /** The line of a row and its hidden detail; `above` is the row of the line before. */
+  function tableRow(columns, row, above) {
     const id = `row-${row.index}`;
     const button = el("button", { type: "button", class: "open", "aria-expanded": "false", "aria-controls": id },
       el("span", { class: "hidden" }, "Row "), String(row.row));
-    const line = el("tr", { class: "row", role: "row" },
+    const again = above && above.row === row.row && above.dataset === row.dataset;
+    const line = el("tr", { class: again ? "row again" : "row", role: "row" },
       el("td", { role: "cell", "data-kind": "open" }, button),
       columns.slice(1).map((column) => cell(column, row)));
     const detail = el("tr", { class: "detail", role: "row", id, hidden: "" });
@@ -197,7 +202,8 @@
       const start = state.page * PAGE;
       const end = Math.min(start + PAGE, rows.length);
       count.textContent = rows.length ? `${start + 1}–${end} of ${rows.length} rows` : "No row matches.";
-      body.replaceChildren(...rows.slice(start, end).flatMap((row) => tableRow(columns, row)));
+      const page = rows.slice(start, end);
+      body.replaceChildren(...page.flatMap((row, i) => tableRow(columns, row, page[i - 1])));
       previous.disabled = start === 0;
       next.disabled = end >= rows.length;
       controls.sync();

@@ -51,7 +51,7 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
-    data = _data(sample)
+    data = _data(sample, ranking.variants(summary))
     style, script = (_read(name) for name in ("page.css", "page.js"))
     page = _template().render(
         summary=summary,
@@ -76,7 +76,7 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
         file.write(page)
 
 
-def _data(sample: Sample) -> Data:
+def _data(sample: Sample, variants: list[str]) -> Data:
     """The rows, shortened until the page stays within its size."""
     rows = sample.rows()
     for length, part in ATTEMPTS:
@@ -85,7 +85,7 @@ def _data(sample: Sample) -> Data:
             kept = [shortened(row, length) for row in kept]
         columns = sample.columns
         document = {
-            "variants": list(dict.fromkeys(row.variant for row in rows)),
+            "variants": variants,
             "columns": {name: list(getattr(columns, name)) for name in columns.__slots__},
             "rows": list(packed(kept, columns)),
         }

@@ -1,0 +1,150 @@
+"""The tasks of this repo; `make NAME` and `nox -s NAME` are the same.
+
+Variables, in the environment or behind the task, as in `make experiment ENV=prod`:
+
+  ENV=dev             lay experiment.<ENV>.yaml over experiment.yaml: dev, pr, prod, postprod
+  VARIANTS=all        the variants to run: all, default, combinations, or names with commas between
+  CONCURRENCY=4       rows at a time (default: limits.concurrency of experiment.yaml)
+  FRESH=1             run again what is unchanged since the last run
+  LLM=live            where answers come from: live, replay, record
+                      (default: live where credentials are set, else replay)
+  INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+BIN = ROOT / ".venv" / "bin"
+# Each group is locked against those before it, because they share one .venv.
+GROUPS = ("local", "tasks", "dev", "azure")
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["help"]
+logging.getLogger("nox").setLevel(logging.WARNING)  # the last lines of a task are its own
+
+
+@nox.session
+def help(session: nox.Session) -> None:
+    """List the tasks and their variables."""
+    run("make", "help")
+
+
+@nox.session
+def validate(session: nox.Session) -> None:
+    """Check configuration, flows and data without running anything."""
+    script("validate")
+
+
+@nox.session(name="try")
+def try_(session: nox.Session) -> None:
+    """Run the flow on one row, or on INPUTS, and print what comes out."""
+    script("try")
+
+
+@nox.session
+def experiment(session: nox.Session) -> None:
+    """Run every variant over every dataset, evaluate, report and gate."""
+    script("experiment")
+
+
+@nox.session
+def evaluate(session: nox.Session) -> None:
+    """Score the outputs of the last run again, without running the flow."""
+    script("evaluate")
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write reports/ again from the last run."""
+    script("report")
+
+
+@nox.session
+def gate(session: nox.Session) -> None:
+    """Judge the last run by the checks under `gate:` in experiment.yaml."""
+    script("gate")
+
+
+@nox.session
+def record(session: nox.Session) -> None:
+    """Run the experiment live and keep the model's answers in recordings/."""
+    script("record")
+
+
+@nox.session
+def doctor(session: nox.Session) -> None:
+    """Say what is configured, what is missing and which endpoints answer."""
+    script("doctor")
+
+
+@nox.session
+def test(session: nox.Session) -> None:
+    """Run the tests."""
+    install("local", "dev")
+    run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check formatting, style and types."""
+    install("local", "dev")
+    run("ruff", "format", "--check", "--quiet", ".")
+    run("ruff", "check", "--quiet", ".")
+    run("python", "-m", "mypy")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write requirements/ from pyproject.toml (`nox -s lock -- --upgrade`: newest versions)."""
+    for index, group in enumerate(GROUPS):
+        run(
+            *("uv", "pip", "compile", "--quiet", "--no-annotate", "--universal"),
+            *("--python-version=3.11", "--generate-hashes", "--custom-compile-command=make lock"),
+            *(f"--constraint=requirements/{earlier}.txt" for earlier in GROUPS[:index]),
+            *(f"--group={group}", f"--output-file=requirements/{group}.txt", *session.posargs),
+        )
+
+
+def script(name: str) -> None:
+    """Run scripts/<name>.py; its exit code becomes the task's."""
+    install("local")
+    run("python", f"scripts/{name}.py")
+
+
+def install(*groups: str) -> None:
+    """Bring the locked packages of these groups into .venv, unless they are there already."""
+    if not (BIN / "nox").exists():
+        run("make", "--no-print-directory", ".venv/bin/nox")
+    for group in groups:
+        lock_file = ROOT / "requirements" / f"{group}.txt"
+        stamp = ROOT / ".venv" / f"{group}.sha256"
+        digest = hashlib.sha256(lock_file.read_bytes()).hexdigest()
+        if not stamp.exists() or stamp.read_text() != digest:
+            print(f"Installing requirements/{group}.txt into .venv ...", file=sys.stderr)
+            run("uv", "pip", "install", "--quiet", "--require-hashes", f"--requirement={lock_file}")
+            stamp.write_text(digest)
+
+
+def run(*command: str) -> None:
+    """Run a command of .venv; where it fails, stop with its exit code.
+
+    Ctrl-C reaches the command by itself and SIGTERM is passed on, so that it can stop cleanly.
+    """
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    search = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    here = {"PATH": path, "PYTHONPATH": search, "VIRTUAL_ENV": str(BIN.parent)}
+    signal.signal(signal.SIGINT, lambda *_: None)
+    child = subprocess.Popen(command, env={**os.environ, **here})
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    if code := child.wait():
+        sys.exit(code if code > 0 else 128 - code)

@@ -1,0 +1,69 @@
+"""Make each example's recordings from the answers that were written by hand for it.
+
+    python tests/record_examples.py [EXAMPLE …]
+
+Run it after a prompt, the data or `tests/answers/<example>.jsonl` changed. A stand-in model gives the
+answers, the generated repo's own `record` task keeps them, and their source says who wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from standin import StandIn
+
+PROJECT = Path(__file__).resolve().parents[1] / "<<cookiecutter.project>>"
+ANSWERS = Path(__file__).parent / "answers"
+SOURCE = "written by hand for this example"
+ENVS = ({"VARIANTS": "combinations"}, {"ENV": "pr"}, {"ENV": "prod"})
+
+
+def main(examples: list[str]) -> None:
+    """Write `recordings/written_by_hand.jsonl` of the examples, all of them by default."""
+    for name in examples or sorted(path.stem for path in ANSWERS.glob("*.jsonl")):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / name
+            shutil.copytree(PROJECT / "examples" / name, folder)
+            shutil.rmtree(folder / "recordings", ignore_errors=True)
+            record(name, folder)
+            count = keep(folder, PROJECT / "examples" / name)
+        print(f"{name}: {count} recordings")
+
+
+def record(name: str, folder: Path) -> None:
+    """Run the example in each of its environments against the hand-written answers."""
+    answers = [json.loads(line) for line in (ANSWERS / f"{name}.jsonl").open(encoding="utf-8")]
+    with StandIn(answers=answers) as model:
+        for variables in ENVS:
+            if "ENV" in variables and not (folder / f"experiment.{variables['ENV']}.yaml").exists():
+                continue
+            environment = {
+                **os.environ,
+                **variables,
+                "PYTHONPATH": str(PROJECT),
+                "AOAI_API_BASE": model.url,
+                "AOAI_API_KEY": "stand-in",
+            }
+            task = [sys.executable, "-m", "scripts.record"]
+            subprocess.run(task, cwd=folder, env=environment, check=True)
+
+
+def keep(folder: Path, example: Path) -> int:
+    """Put the recordings into the example, in a stable order; gives their number."""
+    recorded = (folder / "recordings" / "recorded.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = [json.loads(line) | {"source": SOURCE} for line in recorded]
+    lines.sort(key=lambda line: json.dumps(line["request"], sort_keys=True))
+    target = example / "recordings" / "written_by_hand.jsonl"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    return len(lines)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
