@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,36 +91,30 @@ def ready(bake: Bake, environment: Path) -> Bake:
 
 
 @pytest.fixture(scope="session")
-def environment(baked: Bake, tmp_path_factory: pytest.TempPathFactory, machine: Run) -> Path:
-    """A .venv as `make lint` leaves it, apart from the repo that it was made in."""
+def environment(baked: Bake, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .venv with everything that tasks, tests and lint need, apart from any repo."""
     repo = shutil.copytree(baked(), tmp_path_factory.mktemp("environment") / "repo")
-    machine(repo, "make", "lint")
+    made = run(repo, "make", "test", PYTEST_ADDOPTS="--version")
+    assert made.returncode == 0, made.stderr
     return repo / ".venv"
 
 
 @pytest.fixture(scope="session")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """machine(folder, *command, **variables): run it with an empty home and no credentials."""
-    home = tmp_path_factory.mktemp("home")
-    # uv's cache alone is shared with the rest of this machine.
-    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True)
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """run(folder, *command, **variables): on a clean machine, with an empty home."""
     clean = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-    clean |= {"HOME": str(home), "UV_CACHE_DIR": cache.stdout.strip(), "PIP_NO_CACHE_DIR": "1"}
+    own = str(ROOT / ".venv")
+    path = [part for part in clean["PATH"].split(os.pathsep) if not part.startswith(own)]
+    # Of what this machine has, only uv's cache is shared.
+    uv = Path(sys.executable).with_name("uv")
+    cache = subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True)
+    clean |= {"PATH": os.pathsep.join(path), "UV_CACHE_DIR": cache.stdout.strip()}
+    clean |= {"HOME": str(tmp_path_factory.mktemp("home"))}
 
-    def machine(
-        folder: Path, *command: str, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env = {**clean, **variables}
         return subprocess.run(
             command, cwd=folder, env=env, capture_output=True, text=True, check=False
         )
 
-    return machine
-
-
-@pytest.fixture
-def run(machine: Run) -> Iterator[Run]:
-    """run(folder, *command, **variables), as `machine`; nothing may be left in the home."""
-    yield machine
-    left = machine(ROOT, "find", Path("~").name, "-type", "f")
-    del left
+    return run

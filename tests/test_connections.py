@@ -70,6 +70,11 @@ FORMS: dict[str, tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]] = 
         {"AOAI_API_KEY": "k1"},
         {"api_key": "k1", "api_base": BASE},
     ),
+    "the type's own word wins over its synonyms": (
+        [{**AOAI, "api_base": BASE, "api_endpoint": "https://other/"}],
+        {"AOAI_API_KEY": "k1"},
+        {"api_base": BASE},
+    ),
     "plain variables override the entry": (
         [{**AOAI, "api_version": "2023-03-15-preview"}],
         {"AOAI_API_KEY": "k1", "AOAI_API_BASE": BASE, "AOAI_API_VERSION": "2024-06-01"},
@@ -546,6 +551,8 @@ def test_address_tells_where_but_no_secret() -> None:
     connection = only([], listed(item))
     assert connection.address == "https://h:1/v1"
     assert SLIP not in connection.model_dump_json() + repr(connection)
+    assert connection.through(LOOPBACK).base == f"{LOOPBACK}/v1"
+    assert only([AOAI], {"AOAI_API_BASE": "https://[<name>"}).address.startswith("AzureOpenAI")
     custom = {"name": "c", "type": "custom", "configs": {"index": "i"}, "pin": SLIP}
     assert only([], listed(custom)).address == 'CustomConnection:{"index": "i"}'
 

@@ -284,7 +284,6 @@ def test_a_miss_names_a_repeat_that_was_not_recorded(replay: Server) -> None:
 def test_a_miss_leads_to_a_model_in_a_short_message(replay: Server) -> None:
     long = [{"role": "user", "content": f"{number} " + '"\n' * 9_000} for number in range(9)]
     message = miss_message(plain(replay), messages=long, stop=["x" * 2_000], model="m" * 2_000)
-    assert "set the key of a model in .env, or use a local one (Ollama)." in message
     assert len(message) <= 600
     assert "\n" not in message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from pathlib import Path
 
 from llmops import connections as links
@@ -48,7 +49,7 @@ class Answers:
         return " ".join((self.mode, *sorted(addresses)))
 
     def open(self) -> None:
-        """Check the endpoints without spending money, and start the loopback server if one is needed.
+        """Check the endpoints without spending money, and start the loopback server if needed.
 
         Raises:
             UserError: an endpoint refuses, does not answer, or refuses the key.
@@ -71,14 +72,14 @@ class Answers:
         return {link.name: recordings.Target(**link.upstream()) for link in served}
 
     def connections(self) -> dict[str, Connection]:
-        """The connections for a worker: the real ones, or the same pointed at the loopback server."""
+        """The connections for a worker: the real ones, or pointed at the loopback server."""
         if self._server is None:
             return self._real
         server = self._server
         return {name: link.through(server.url(name)) for name, link in self._real.items()}
 
     def unreachable(self) -> dict[str, Connection]:
-        """The connections with an address that nothing answers, for loading flows without running them."""
+        """The connections with an address that nothing answers, for flows that are only loaded."""
         return {name: link.through("http://127.0.0.1:9") for name, link in self._real.items()}
 
     def close(self) -> None:
@@ -90,7 +91,8 @@ class Answers:
 
 def environment(connections: dict[str, Connection]) -> dict[str, str]:
     """Variables for flows that read their endpoint from the environment."""
-    variables: dict[str, str] = {}
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
+    variables = {"NO_PROXY": direct, "no_proxy": direct}  # the loopback server is behind no proxy
     for link in connections.values():
         variables |= link.as_environment()
     return variables

@@ -91,7 +91,8 @@ _ENTRA_ID = {"azure_ad", "azuread", "aad", "meid_token"}
 class Connection(BaseModel):
     """How to reach one model or service. No representation of it shows a secret.
 
-    `values` and `secrets` hold its properties under the type's own names; a secret may be empty.
+    `values` and `secrets` hold its properties under the type's own names; a secret may be empty,
+    and an address with a password in it is one.
     `model` replaces the deployment or model that a flow's nodes name. `variables` maps a property
     to the variable that experiment.yaml takes it from, where that is not `<NAME>_<PROPERTY>`.
     `sources` names what it was read from, and `wanted` is false where nothing but the shared
@@ -108,10 +109,6 @@ class Connection(BaseModel):
     variables: dict[str, str] = {}
     sources: tuple[str, ...] = ()
     wanted: bool = True
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """Names only: an address, too, may carry a password."""
-        yield from (("name", self.name), ("type", self.type), ("sources", self.sources))
 
     def read(self, key: str) -> str:
         """One property in clear, or an empty text. Never for display."""

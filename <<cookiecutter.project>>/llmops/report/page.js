@@ -44,9 +44,10 @@
   async function load() {
     const bytes = Uint8Array.from(atob(document.getElementById("data").textContent), (c) => c.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    const { variants, columns, rows } = await new Response(stream).json();
+    const { complete, variants, columns, rows } = await new Response(stream).json();
     const pairs = (names, values) => names.map((name, i) => [name, values[i]]).filter(([, value]) => value !== null);
     return {
+      complete,
       variants,
       columns,
       rows: rows.map(([variant, dataset, row, status, error, latency, prompt, completion, ...groups], index) => ({
@@ -125,7 +126,7 @@
     if (column.kind === "number") {
       const value = column.value(row);
       const text = present(value) ? (column.show ?? written)(value) : "";
-      return el("td", { ...attributes, class: "num" }, text);
+      return el("td", { ...attributes, class: "num" }, text || null);
     }
     if (column.kind === "text") {
       const pairs = column.pairs(row);
@@ -379,7 +380,7 @@
     function show() {
       const { total, found } = differing(data, state.a, state.b);
       count.textContent = state.a === state.b ? "Choose two variants."
-        : `${found.length} of ${total} rows that both have on this page differ.`;
+        : `${found.length} of ${total} rows${data.complete ? "" : " on this page"} differ.`;
       list.replaceChildren(...found.slice(0, state.shown)
         .map((pair) => pairCard(pair, several)));
       more.hidden = found.length <= state.shown;

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.files import write_atomically
 from llmops.report import ranking, words
 from llmops.report.charts import charts
+from llmops.report.rows import Columns
 from llmops.report.sample import LONGEST, Sample, packed, shortened
 from llmops.summary import Summary
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 HERE = Path(__file__).parent
-DATA_LIMIT = 1_400_000
+DATA_LIMIT = 1_700_000
+SHORTEST = 125
 FAILED_ROWS = 10
-ATTEMPTS = ((LONGEST, 1), (600, 1), (200, 1), (200, 4), (200, 16), (100, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +78,24 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
 
 
 def _data(sample: Sample, variants: list[str]) -> Data:
-    """The rows, shortened until the page stays within its size."""
-    rows = sample.rows()
-    for length, part in ATTEMPTS:
-        kept = rows[: -(-len(rows) // part)]
-        if length < LONGEST:
-            kept = [shortened(row, length) for row in kept]
-        columns = sample.columns
+    """The rows for the script; texts, then the number of rows, are halved until they fit."""
+    rows, length = sample.rows(), LONGEST
+    while True:
         document = {
+            "complete": len(rows) == sample.total,
             "variants": variants,
-            "columns": {name: list(getattr(columns, name)) for name in columns.__slots__},
-            "rows": list(packed(kept, columns)),
+            "columns": {name: list(getattr(sample.columns, name)) for name in Columns.__slots__},
+            "rows": list(packed(rows, sample.columns)),
         }
         raw = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-        data = Data(base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode(), len(kept), length)
-        if len(data.text) <= DATA_LIMIT:
-            break
-    return data
+        data = Data(base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode(), len(rows), length)
+        if len(data.text) <= DATA_LIMIT or not rows:
+            return data
+        if length > SHORTEST:
+            length //= 2
+            rows = [shortened(row, length) for row in rows]
+        else:
+            rows = rows[: len(rows) // 2]
 
 
 def _parameters(summary: Summary) -> dict[str, Any]:

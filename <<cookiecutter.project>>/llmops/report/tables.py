@@ -100,7 +100,7 @@ class RowTable:
         self._writer.writerow(map(guarded, values))
 
 
-def guarded(value: Any) -> str:
+def guarded(value: Any) -> str | int | float:
     """A CSV cell that a spreadsheet shows as text, and does not run as a formula.
 
     A number stays a number, also one in text; other text that starts like a formula gets an
@@ -108,18 +108,19 @@ def guarded(value: Any) -> str:
     """
     if value is None:
         return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
     if not isinstance(value, str):
-        return plain(value)
+        return sound(json.dumps(value, ensure_ascii=False))
     if _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         value = "'" + value
     return sound(value)
 
 
-def plain(value: Any) -> str:
-    """Text as it is, anything else as JSON."""
-    return sound(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
 def sound(text: str) -> str:
     """Text that UTF-8 can hold: half of a surrogate pair becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text

@@ -1,0 +1,298 @@
+"""The child process: a server on loopback that replays, or records what endpoints answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from llmops.errors import OK, USER_ERROR, UserError
+from llmops.files import write_atomically
+from llmops.recordings import Json, Store, Target, relevant
+from llmops.recordings.bodies import dump, join_stream, split_stream, with_encoding
+from llmops.recordings.calls import Call, RequestError, parse_call
+from llmops.recordings.miss import miss
+
+if TYPE_CHECKING:
+    import httpx
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Characters of an error's message.
+MESSAGE_LIMIT = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What goes back to the client; a body in pieces is sent as it comes."""
+
+    status: int
+    body: bytes | AsyncIterator[bytes]
+    headers: dict[str, str]
+
+
+Answer = Callable[[Call], Awaitable[Reply]]
+JSON_HEADERS = {"content-type": "application/json"}
+STREAM_HEADERS = {"content-type": "text/event-stream"}
+
+
+class Replay:
+    """Answers from the recordings alone."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def __call__(self, call: Call) -> Reply:
+        """The recorded answer; raises RequestError where there is none."""
+        entry = self.store.entries.get(call.key)
+        if entry is None:
+            raise miss(self.store, call)
+        body = self.store.read(entry)["response"]
+        if call.streams:
+            options = call.request.get("stream_options") or {}
+            events = split_stream(body, bool(options.get("include_usage")))
+            return Reply(200, events, STREAM_HEADERS)
+        if call.path == "/embeddings":
+            body = with_encoding(body, call.request.get("encoding_format", "float"))
+        return Reply(200, dump(body), JSON_HEADERS)
+
+
+# Of the endpoint's headers, those that tell a client how to go on.
+_PASSED_ON = re.compile(r"content-type|retry-after.*|x-should-retry|x-ratelimit-.*|x-request-id")
+
+
+class Record:
+    """Passes requests on to the real endpoints and keeps each complete answer."""
+
+    def __init__(self, store: Store, targets: Mapping[str, Target], source: str) -> None:
+        import httpx
+
+        self.journal = Journal(store, source)
+        self.targets = targets
+        # The client's own time-out decides; a long answer must not end here first.
+        self.http = httpx.AsyncClient(
+            timeout=httpx.Timeout(600, connect=15), limits=httpx.Limits(max_connections=None)
+        )
+
+    async def __call__(self, call: Call) -> Reply:
+        """The endpoint's answer, good or bad, as it is; raises RequestError where none came."""
+        import httpx
+
+        target = self.targets.get(call.connection)
+        if target is None:
+            raise RequestError(404, "not_found", f"{call.connection}: no connection of this name.")
+        try:
+            upstream = await self._send(call, target)
+            headers = {n: v for n, v in upstream.headers.items() if _PASSED_ON.fullmatch(n)}
+            if headers.get("content-type", "").startswith("text/event-stream"):
+                return Reply(upstream.status_code, self._keep_stream(call, upstream), headers)
+            body = await upstream.aread()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            host = urlsplit(target.base).hostname
+            message = f"{host}: no answer ({type(error).__name__}). Check address and network."
+            raise RequestError(502, "endpoint_unreachable", message) from None
+        if upstream.status_code < 400:
+            self._keep_json(call, body)
+        return Reply(upstream.status_code, body, headers)
+
+    async def _send(self, call: Call, target: Target) -> httpx.Response:
+        path = call.tail if target.kind == "azure" else call.path
+        request = self.http.build_request(
+            "POST",
+            target.base.rstrip("/") + quote(path),
+            params=call.query | target.query,
+            headers=JSON_HEADERS | target.headers,
+            content=call.body,
+        )
+        return await self.http.send(request, stream=True)
+
+    def _keep_json(self, call: Call, body: bytes) -> None:
+        with suppress(ValueError):
+            answer = json.loads(body)
+            # Some endpoints answer 200 and an error.
+            if isinstance(answer, dict) and not answer.get("error"):
+                self.journal.keep(call, answer)
+
+    async def _keep_stream(self, call: Call, upstream: httpx.Response) -> AsyncIterator[bytes]:
+        events = bytearray()
+        try:
+            async for piece in upstream.aiter_bytes():
+                events += piece
+                yield piece
+        finally:
+            await upstream.aclose()
+        with suppress(ValueError):
+            if upstream.status_code < 400 and (body := join_stream(bytes(events))):
+                self.journal.keep(call, body)
+
+
+class Journal:
+    """`recorded.jsonl`: grows by a line an answer; `close` drops the lines that were replaced.
+
+    Raises:
+        UserError: another process records into the folder, or it cannot be written to.
+    """
+
+    def __init__(self, store: Store, source: str) -> None:
+        self.path = store.recorded
+        self.source = source
+        self._lines = {
+            name: (entry.offset, entry.size)
+            for name, entry in store.entries.items()
+            if entry.file == self.path
+        }
+        self._replaced = False
+        try:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(store.folder)
+            self._file = self.path.open("ab", buffering=0)
+            self._end_last_line()
+        except BlockingIOError as error:
+            raise UserError(
+                f"{store.folder}: another `make record` writes here. Wait until it has ended."
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}). Make the folder writable."
+            ) from error
+
+    def _end_last_line(self) -> None:
+        """Someone may have edited the file and left its last line without an end."""
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read() != b"\n":
+                self._file.write(b"\n")
+
+    def keep(self, call: Call, response: Json) -> None:
+        """Put one answer on disk; raises RequestError where that fails."""
+        recording = {
+            "path": call.path,
+            "repeat": call.repeat,
+            "request": relevant(call.request),
+            "response": response,
+            "source": self.source,
+        }
+        line = dump(recording) + b"\n"
+        start = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError("no space left")
+        except OSError as error:
+            self._file.truncate(start)
+            # Not a 5xx: the SDKs would ask the endpoint, and pay, again.
+            message = f"{self.path}: the answer cannot be kept ({error.strerror or error})."
+            raise RequestError(422, "recording_failed", message) from error
+        self._replaced |= call.key in self._lines
+        self._lines[call.key] = (start, len(line))
+
+    def close(self) -> None:
+        """Rewrite the file without the lines that later ones replaced; leave no empty file."""
+        self._file.close()
+        if not self._lines:
+            self.path.unlink()
+        if self._replaced:
+            with self.path.open("rb") as old, write_atomically(self.path) as new:
+                for offset, size in sorted(self._lines.values()):
+                    old.seek(offset)
+                    new.write(old.read(size).decode("utf-8-sig").rstrip("\r\n") + "\n")
+        os.close(self._lock)
+
+
+def _lock(folder: Path) -> int:
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
+
+
+def application(answer: Answer) -> ASGIApp:
+    """The web application: requests to calls, replies and refusals to responses."""
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response, StreamingResponse
+
+    async def respond(request: Request) -> Response:
+        query = dict(request.query_params)
+        path: str = request.scope["path"]
+        try:
+            reply = await answer(parse_call(request.method, path, query, await request.body()))
+        except RequestError as refusal:
+            error = {"code": refusal.code, "message": refusal.message[:MESSAGE_LIMIT]}
+            return Response(dump({"error": error}), refusal.status, JSON_HEADERS)
+        if isinstance(reply.body, bytes):
+            return Response(reply.body, reply.status, reply.headers)
+        return StreamingResponse(reply.body, reply.status, reply.headers)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):
+            response = await respond(Request(scope, receive))
+            await response(scope, receive, send)
+
+    return app
+
+
+def _serve(app: ASGIApp) -> None:
+    """Listen, print the port, and serve until stdin closes or SIGTERM comes."""
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            # Longer than the pools of the SDKs keep a connection, so that they close it, not we.
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=2,
+        )
+    )
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    def stop_with_parent() -> None:
+        while os.read(0, 4096):
+            pass
+        stop()
+
+    # uvicorn raises the signal again when it has stopped; then this handler makes the exit code 0.
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    # With the protocol named asyncio sets TCP_NODELAY; without it each answer comes 40 ms late.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(2048)
+    print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
+    threading.Thread(target=stop_with_parent, daemon=True).start()
+    server.run(sockets=[listening])
+
+
+def main() -> int:
+    """The child process: one JSON line of configuration on stdin; returns the exit code."""
+    config = json.loads(sys.stdin.buffer.readline())
+    try:
+        store = Store(Path(config["folder"]))
+        if config["mode"] == "replay":
+            _serve(application(Replay(store)))
+            return OK
+        targets = {name: Target(**target) for name, target in config["targets"].items()}
+        record = Record(store, targets, config["source"])
+        _serve(application(record))
+        record.journal.close()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return USER_ERROR
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Requests to the server, in the layout of OpenAI or of Azure OpenAI."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from llmops.recordings import Json, key
+
+CHAT = "/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to the server.
+
+    `tail` is the path after connection and repeat as the SDK wrote it, `path` the same without what
+    differs between Azure and OpenAI. `request` is the body with Azure's deployment as the model;
+    `body` and `query` are what came in.
+    """
+
+    connection: str
+    repeat: int
+    tail: str
+    path: str
+    request: Json
+    body: bytes
+    query: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """The key under which the answer is recorded."""
+        return key(self.path, self.repeat, self.request)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is wanted in pieces."""
+        return bool(self.request.get("stream"))
+
+
+class RequestError(Exception):
+    """A request that gets an error in the form that the SDKs understand."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+_PATH = re.compile(
+    r"/(?P<connection>[^/]+)/(?P<repeat>\d{1,9})"
+    r"(?P<tail>(?:/openai)?(?:/deployments/(?P<deployment>[^/]+))?(?:/v1)?(?P<path>/.+))"
+)
+
+
+def parse_call(method: str, path: str, query: dict[str, str], body: bytes) -> Call:
+    """Understand a request in the layout of Azure OpenAI or of OpenAI.
+
+    Raises:
+        RequestError: it is in neither, or asks to stream something other than a chat.
+    """
+    match = _PATH.fullmatch(path)
+    if match is None or method != "POST":
+        raise RequestError(
+            404, "not_found", f"{method} {path[:200]}: there are no recordings of this."
+        )
+    try:
+        request = json.loads(body)
+    except ValueError:
+        request = None
+    if not isinstance(request, dict):
+        raise RequestError(400, "bad_request", "The body of the request is not a JSON object.")
+    if match["deployment"]:
+        request["model"] = match["deployment"]
+    if request.get("stream") and match["path"] != CHAT:
+        raise RequestError(400, "bad_request", f"stream: recordings know it for {CHAT} only.")
+    return Call(
+        match["connection"],
+        int(match["repeat"]),
+        match["tail"],
+        match["path"],
+        request,
+        body,
+        query,
+    )
