@@ -8,8 +8,10 @@ from decimal import Decimal, InvalidOperation
 from promptflow.core import tool
 
 ERROR_PREFIX = "error:"
-NOISE = re.compile(r"[\s,$€£%]")
+SIGNS = " \t$€£%"
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 FRACTION = re.compile(r"([+-]?\d{1,20})/(\d{1,20})")
+MAX_MAGNITUDE = 1000  # decimal exponent; beyond it the arithmetic would overflow
 WHOLE_NUMBER_TOLERANCE = Decimal("1e-6")
 
 
@@ -32,18 +34,23 @@ def agree(truth: str, answer: str) -> bool:
     expected, given = to_number(truth), to_number(answer)
     if expected is None or given is None:
         return truth.strip().casefold() == answer.strip().casefold()
-    places = len(NOISE.sub("", truth).partition(".")[2])
+    places = len(_bare(truth).partition(".")[2])
     tolerance = Decimal(1).scaleb(-places) if places else WHOLE_NUMBER_TOLERANCE
     return abs(expected - given) <= tolerance
 
 
 def to_number(text: str) -> Decimal | None:
     """The finite number that the text is, else null."""
-    bare = NOISE.sub("", text)
+    bare = _bare(text)
     try:
         if fraction := FRACTION.fullmatch(bare):
             return Decimal(fraction.group(1)) / Decimal(fraction.group(2))
         number = Decimal(bare)
     except (InvalidOperation, ZeroDivisionError):
         return None
-    return number if number.is_finite() else None
+    return number if number.is_finite() and abs(number.adjusted()) <= MAX_MAGNITUDE else None
+
+
+def _bare(text: str) -> str:
+    bare = text.strip(SIGNS)
+    return bare.replace(",", "") if THOUSANDS.fullmatch(bare) else bare

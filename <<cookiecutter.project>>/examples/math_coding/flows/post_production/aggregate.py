@@ -6,7 +6,7 @@ from promptflow.core import log_metric, tool
 
 
 @tool
-def aggregate(rows: list[dict[str, int | None]]) -> dict[str, float]:
+def aggregate(rows: list[dict[str, float | None]]) -> dict[str, float]:
     """Log and return `error_share`, `numeric_share` (0 to 1) and `feedback_mean` (1 to 5).
 
     The mean covers the lines with feedback and is left out where there is none.

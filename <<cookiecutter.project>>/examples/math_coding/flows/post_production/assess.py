@@ -10,13 +10,13 @@ ERROR_PREFIX = "error:"
 
 
 @tool
-def assess(answer: str, feedback: int | None = None) -> dict[str, int | None]:
+def assess(answer: str, feedback: float | None = None) -> dict[str, float | None]:
     """Return `error` and `numeric` (0 or 1) and `feedback` (1 to 5, or null).
 
     `error` marks an answer `error: …`, `numeric` one that is a finite number and nothing else.
     Feedback outside of 1 to 5 counts as not given.
     """
-    known = isinstance(feedback, int) and 1 <= feedback <= 5
+    known = isinstance(feedback, int | float) and 1 <= feedback <= 5
     return {
         "error": int(answer.strip().lower().startswith(ERROR_PREFIX)),
         "numeric": int(is_number(answer)),

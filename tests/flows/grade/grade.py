@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+from helper import ORIGIN, same
+from promptflow.core import tool
+
+
+@tool
+def grade(urgency: str, truth: str, written: str, weight: float) -> dict[str, object]:
+    if "Κ" in written or "Кир" in written:
+        raise ValueError("no grade for this alphabet")
+    hit = same(urgency, truth)
+    return {"hit": hit, "weighted": hit * weight, "by": ORIGIN, "length": len(written)}
