@@ -34,11 +34,12 @@ def demo(session: nox.Session) -> None:
     """Generate the named-entity example in demo/ and run its experiment."""
     _bake(session, ROOT / "demo")
     session.run("make", "--no-print-directory", "-C", "demo", "experiment")
+    print("seen from here: demo/reports/index.html")
 
 
 @nox.session
 def test(session: nox.Session) -> None:
-    """Run the template's tests: every answer is baked, every example runs its own tests."""
+    """Run the template's tests, and those of every example as a generated repo."""
     _install(session)
     session.run("python", "-m", "pytest", *session.posargs)
 
@@ -63,14 +64,14 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def recordings(session: nox.Session) -> None:
-    """Write the examples' recordings again, from the answers written by hand for their data."""
+    """Write the examples' recordings again from their hand-written answers."""
     _install(session)
     session.run("python", "tests/record_examples.py", *session.posargs)
 
 
 @nox.session(default=False)
 def lock(session: nox.Session) -> None:
-    """Write all requirements/ again (`nox -s lock -- --upgrade`: newest versions)."""
+    """Write all requirements/ again (newest: nox -s lock -- --upgrade)."""
     baked = _bake(session, Path(session.create_tmp()))
     session.run(
         "python", "-m", "nox", "-f", str(baked / "noxfile.py"), "-s", "lock", "--", *session.posargs
@@ -90,7 +91,7 @@ def lock(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def canary(session: nox.Session) -> None:
-    """Run the demo's experiment on the newest versions that its bounds allow, unlocked."""
+    """Run the demo on the newest versions that its bounds allow, unlocked."""
     baked = _bake(session, Path(session.create_tmp()))
     with session.chdir(baked):
         session.run("uv", "venv", "--quiet", "--clear", ".venv")
@@ -128,4 +129,4 @@ def _bake(session: nox.Session, folder: Path) -> Path:
         *(f"--output-dir={folder.parent}", f"project={folder.name}"),
         "example=named_entity_recognition",
     )
-    return folder
+    return folder.resolve()

@@ -105,7 +105,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Write requirements/ from pyproject.toml (`nox -s lock -- --upgrade`: newest versions)."""
+    """Write requirements/ from pyproject.toml (newest: nox -s lock -- --upgrade)."""
     for index, group in enumerate(GROUPS):
         run(
             *("uv", "pip", "compile", "--quiet", "--no-annotate", "--universal"),

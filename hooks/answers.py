@@ -15,7 +15,7 @@ from jinja2 import Environment
 from jinja2.ext import Extension
 
 # The template's delimiters.
-MARK = re.compile(r"<[<%#]|[>%#]>")
+MARK = re.compile(r"<[%#<]|[%#>]>")
 OWN_TAG = re.compile(r"<{2}cookiecutter\.[^<>]*>{2}")
 
 ONE_LINE = (

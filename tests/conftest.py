@@ -39,7 +39,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def generate(tmp_path_factory: pytest.TempPathFactory) -> Bake:
-    """generate(folder, template=ROOT, **answers): cookiecutter itself, with no trace in the home."""
+    """generate(folder, template=ROOT, **answers): cookiecutter, with no trace in the home."""
     settings = tmp_path_factory.mktemp("cookiecutter")
     config = settings / "config.yaml"
     config.write_text(f"replay_dir: {settings}\ncookiecutters_dir: {settings}\n")

@@ -56,7 +56,11 @@ class Answers:
         """
         if self.mode != "replay":
             asked = {name: links.check(link) for name, link in self._real.items()}
-            problems = [f"connection '{n}': {a.sentence}." for n, a in asked.items() if not a.ok]
+            problems = [
+                f"connection '{name}': {answer.sentence.rstrip('.')}"
+                for name, answer in asked.items()
+                if not answer.ok
+            ]
             if problems:
                 raise UserError("\n".join(problems))
         if self.mode != "live" and self._server is None:

@@ -1,14 +1,16 @@
 """What an experiment is: `experiment.yaml` and its overlays, as strict, frozen models.
 
-The format is a superset of the one that Microsoft's GenAIOps template uses, so that an existing file
-works unchanged. An overlay `experiment.<env>.yaml` replaces whole top-level blocks.
+The format is a superset of the one that Microsoft's GenAIOps template uses, so that an existing
+file works unchanged. An overlay `experiment.<env>.yaml` replaces whole top-level blocks.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,50 +19,64 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from llmops.errors import UserError
+from llmops.explain import quoted, sentence, shown
+from llmops.files import parse_yaml
 
 EXPERIMENT = "experiment.yaml"
 SCHEMA = Path("docs/experiment.schema.json")
 DEFAULT_ENV = "dev"
+MOST_AT_ONCE = 256
 
 Mappings = dict[str, Any]
 Name = Annotated[str, Field(min_length=1)]
 
 
 class Strict(BaseModel):
-    """A frozen block of the configuration that names the choices when a key is not one of them."""
+    """A frozen block of the configuration; an empty key (`gate:`) counts as absent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, block: Any) -> Any:
-        if isinstance(block, Mapping):
-            known = {field.alias or name for name, field in cls.model_fields.items()}
-            unknown = [str(key) for key in block if key not in known]
-            if unknown:
-                raise ValueError(f"unknown key {_quoted(unknown)} (expected one of {_quoted(known)})")
-        return block
+    def _without_empty_keys(cls, block: Any) -> Any:
+        if not isinstance(block, Mapping):
+            return block
+        return {key: value for key, value in block.items() if value is not None}
+
+
+class Measured(Strict):
+    """A block of numbers: `"4"` or `true` is none."""
+
+    model_config = ConfigDict(strict=True)
 
 
 class Connection(Strict):
     """How to reach a model or a service; `${prop}` is the variable `<NAME>_<PROP>`."""
 
     name: Name
-    connection_type: str = Field("AzureOpenAIConnection", description="prompt flow's name of the type")
+    connection_type: str = Field(
+        "AzureOpenAIConnection", description="prompt flow's name of the type"
+    )
     api_base: str | None = None
     api_endpoint: str | None = Field(None, description="the same as api_base")
+    azure_endpoint: str | None = Field(None, description="the same as api_base")
+    endpoint: str | None = Field(None, description="address of an Azure AI service")
     base_url: str | None = Field(None, description="address of an OpenAI-compatible endpoint")
+    url: str | None = Field(None, description="address of a search service")
     api_key: str | None = Field(None, description="write ${api_key}; the key itself goes into .env")
     api_type: str | None = None
     api_version: str | None = None
     auth_mode: str | None = None
+    resource_id: str | None = None
     organization: str | None = None
     model: str | None = Field(None, description="asked for instead of the model the flow names")
     configs: dict[str, str] | None = Field(None, description="CustomConnection: plain values")
@@ -69,16 +85,27 @@ class Connection(Strict):
     @field_validator("api_key")
     @classmethod
     def _no_literal_key(cls, value: str | None) -> str | None:
-        if value and not re.fullmatch(r"\$\{\w+\}|<.*>", value):
-            raise ValueError("holds the key itself. Write ${api_key} here and the key into .env")
-        return value
+        return _no_secret(value, "${api_key}")
+
+    @field_validator("secrets")
+    @classmethod
+    def _no_literal_secret(cls, secrets: dict[str, str] | None) -> dict[str, str] | None:
+        for name, value in (secrets or {}).items():
+            _no_secret(value, f"{name}: ${{{name}}}")
+        return secrets
+
+
+def _no_secret(value: str | None, instead: str) -> str | None:
+    if value and not re.fullmatch(r"\$\{\s*\w+\s*\}|<.*>", value):
+        raise ValueError(f"holds the secret itself. Write {instead} here and the secret into .env")
+    return value
 
 
 class Dataset(Strict):
     """Rows for the standard flow."""
 
     name: Name
-    source: str = Field(description="path of a .jsonl file, or azureml:<name>:<version>")
+    source: Name = Field(description="path of a .jsonl file, or azureml:<name>:<version>")
     description: str = ""
     mappings: Mappings = Field({}, description="flow input: ${data.<column>} or a literal")
 
@@ -91,8 +118,8 @@ class EvaluatorDataset(Strict):
     """
 
     name: Name
-    reference: str | None = None
-    source: str | None = None
+    reference: Name | None = None
+    source: Name | None = None
     description: str = ""
     mappings: Mappings = {}
 
@@ -102,10 +129,10 @@ class Evaluator(Strict):
 
     name: Name
     flow: str = Field("", description="folder of the flow; default: flows/<name>")
-    datasets: tuple[EvaluatorDataset, ...]
+    datasets: tuple[EvaluatorDataset, ...] = Field(min_length=1)
 
 
-class Check(Strict):
+class Check(Measured):
     """A condition on one metric of one evaluator, in the metric's own unit."""
 
     evaluator: str
@@ -118,7 +145,7 @@ class Check(Strict):
     @model_validator(mode="after")
     def _has_limit(self) -> Check:
         if self.min is None and self.max is None and self.coverage is None:
-            raise ValueError("has no limit (expected one of min, max, coverage)")
+            raise ValueError("has no limit (expected one of 'min', 'max', 'coverage')")
         return self
 
 
@@ -128,16 +155,18 @@ class Gate(Strict):
     checks: tuple[Check, ...]
 
 
-class Limits(Strict):
+class Limits(Measured):
     """How much at once, how long and how often."""
 
-    concurrency: int = Field(4, ge=1, le=256, description="rows at once")
-    timeout_s: float = Field(120, gt=0, description="seconds for one try of a row")
-    retries: int = Field(3, ge=0, le=20, description="further tries after a passing fault")
-    max_cells: int = Field(100, ge=1, description="more cells than this need a decision")
+    concurrency: int = Field(default=4, ge=1, le=MOST_AT_ONCE, description="rows at once")
+    timeout_s: float = Field(
+        default=120, gt=0, le=86400, description="seconds for one try of a row"
+    )
+    retries: int = Field(default=3, ge=0, le=20, description="further tries after a passing fault")
+    max_cells: int = Field(default=100, ge=1, description="more cells than this need a decision")
 
 
-class Price(Strict):
+class Price(Measured):
     """USD for a million tokens."""
 
     prompt: float = Field(ge=0)
@@ -146,11 +175,14 @@ class Price(Strict):
 
 def words(value: Any) -> Any:
     """`a,b` as a list, as VARIANTS is written on a command line; anything else unchanged."""
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 Selection = Annotated[
     tuple[str, ...],
+    Field(min_length=1),
     BeforeValidator(words),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
@@ -177,17 +209,23 @@ class Experiment(Strict):
     limits: Limits = Limits()
     prices: dict[str, Price] = Field({}, description="by model or deployment name")
 
-    @field_validator("connections", "datasets", "evaluators", mode="before")
-    @classmethod
-    def _empty_block(cls, value: Any) -> Any:
-        return () if value is None else value
+    _files: dict[str, str] = PrivateAttr({})
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Experiment:
-        problems = [*_duplicates(self), *_references(self)]
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    def file(self, block: str) -> str:
+        """The file that a top-level block was read from, for messages."""
+        return self._files.get(block, EXPERIMENT)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What could be understood of the files, null if too little, and every problem with the rest.
+
+    Blocks that a problem makes useless are left out of `experiment`, so that it can be checked
+    against its files all the same.
+    """
+
+    experiment: Experiment | None
+    problems: tuple[str, ...]
 
 
 def load(env: str = DEFAULT_ENV, folder: Path = Path()) -> Experiment:
@@ -196,24 +234,46 @@ def load(env: str = DEFAULT_ENV, folder: Path = Path()) -> Experiment:
     `env` is `dev` by default, for which an overlay may be absent; any other needs its file.
 
     Raises:
-        UserError: every problem of the file, one a line, with file, key, value and the choices.
+        UserError: every problem of the files, one a line, with file, key, value and the choices.
     """
-    base_file = folder / EXPERIMENT
-    blocks = _read_yaml(base_file)
-    overlay_file = folder / f"experiment.{env}.yaml"
-    if overlay_file.exists():
-        overlay = _read_yaml(overlay_file)
-        _refuse_other_identity(overlay_file, overlay, blocks)
-        blocks = {**blocks, **overlay}
+    draft = read(env, folder)
+    if draft.experiment is None or draft.problems:
+        raise UserError("\n".join(draft.problems))
+    return draft.experiment
+
+
+def read(env: str = DEFAULT_ENV, folder: Path = Path()) -> Draft:
+    """As `load`, but with the problems beside what could be understood.
+
+    Raises:
+        UserError: a file is missing or is not YAML.
+    """
+    blocks = _read_yaml(folder / EXPERIMENT)
+    files = dict.fromkeys(blocks, EXPERIMENT)
+    over = folder / f"experiment.{env}.yaml"
+    problems: list[str] = []
+    if over.is_file():
+        overlay = _read_yaml(over)
+        problems += _other_identity(over.name, overlay, blocks)
+        overlay = {key: overlay[key] for key in overlay if key not in ("name", "flow")}
+        blocks, files = blocks | overlay, files | dict.fromkeys(overlay, over.name)
     elif env != DEFAULT_ENV:
         raise UserError(
-            f"ENV: '{env}' has no file {overlay_file.name} (expected one of {_quoted(_envs(folder))})."
+            f"ENV: '{env}' has no file {over.name} (expected one of {quoted(_envs(folder))})."
         )
     try:
-        return Experiment.model_validate(blocks)
+        experiment: Experiment | None = Experiment.model_validate(blocks)
     except ValidationError as error:
-        file = overlay_file.name if overlay_file.exists() else EXPERIMENT
-        raise UserError("\n".join(_explain(error, blocks, file))) from error
+        for detail in error.errors():
+            block = str(detail["loc"][0]) if detail["loc"] else ""
+            file = files.get(block, EXPERIMENT)
+            problems.append(f"{file}: {sentence(detail, blocks, Experiment)}")
+        experiment = _salvage(blocks, error.errors())
+    if experiment is not None:
+        problems += [*_duplicates(experiment, files), *_references(experiment, blocks, files)]
+        experiment = _with_known_references(experiment)
+        experiment._files = files
+    return Draft(experiment, tuple(dict.fromkeys(problems)))
 
 
 def schema() -> str:
@@ -225,31 +285,28 @@ def schema() -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
-
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        document = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found. Run the task in the folder that holds it.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}: line {line}: not valid YAML: {error.problem}.") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected keys and values at the top, found a {type(document).__name__}.")
-    return document
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}.") from error
+    if not isinstance(document, dict | None):
+        kind = type(document).__name__
+        raise UserError(f"{path}: expected keys and values at the top, found a {kind}.")
+    return document or {}
 
 
-def _refuse_other_identity(path: Path, overlay: dict[str, Any], base: dict[str, Any]) -> None:
+def _other_identity(file: str, overlay: dict[str, Any], base: dict[str, Any]) -> Iterator[str]:
     for key in ("name", "flow"):
         if key in overlay and overlay[key] != base.get(key):
-            raise UserError(
-                f"{path}: {key}: '{overlay[key]}' differs from '{base.get(key)}' in {EXPERIMENT}. "
-                "An overlay keeps name and flow; remove the line."
+            yield (
+                f"{file}: {key}: {shown(overlay[key])} differs from {shown(base.get(key))} in "
+                f"{EXPERIMENT}. An overlay keeps name and flow; remove the line."
             )
 
 
@@ -258,7 +315,7 @@ def _envs(folder: Path) -> list[str]:
     return sorted(found | {DEFAULT_ENV})
 
 
-def _duplicates(experiment: Experiment) -> Iterable[str]:
+def _duplicates(experiment: Experiment, files: Mapping[str, str]) -> Iterator[str]:
     blocks: dict[str, Iterable[Any]] = {
         "connections": experiment.connections,
         "datasets": experiment.datasets,
@@ -266,62 +323,85 @@ def _duplicates(experiment: Experiment) -> Iterable[str]:
     }
     blocks |= {f"evaluators[{e.name}].datasets": e.datasets for e in experiment.evaluators}
     for block, items in blocks.items():
-        names = [item.name for item in items]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"{block}: name '{name}' is used {names.count(name)} times; each needs its own"
+        file = files.get(re.split(r"\W", block)[0], EXPERIMENT)
+        for name, times in Counter(item.name for item in items).items():
+            if times > 1:
+                yield f"{file}: {block}: name '{name}' is used {times} times. Give each its own."
 
 
-def _references(experiment: Experiment) -> Iterable[str]:
-    names = [dataset.name for dataset in experiment.datasets]
+def _references(
+    experiment: Experiment, blocks: Mapping[str, Any], files: Mapping[str, str]
+) -> Iterator[str]:
+    known = _names(blocks.get("datasets"))
     for evaluator in experiment.evaluators:
         for dataset in evaluator.datasets:
-            key = f"evaluators[{evaluator.name}].datasets[{dataset.name}]"
-            needs_run = any("${run." in str(value) for value in dataset.mappings.values())
-            if dataset.reference is not None and dataset.reference not in names:
-                yield (
-                    f"{key}.reference: '{dataset.reference}' names no dataset "
-                    f"(expected one of {_quoted(names)})"
-                )
-            elif dataset.source is None and (dataset.reference or dataset.name) not in names:
-                yield (
-                    f"{key}: has no source, and its name is not that of a dataset "
-                    f"(expected one of {_quoted(names)}, or a source and a reference)"
-                )
-            elif dataset.reference is None and dataset.name not in names and needs_run:
-                yield (
-                    f"{key}.reference: missing, and a mapping reads ${{run.…}} "
-                    f"(expected one of {_quoted(names)})"
-                )
+            file = files.get("evaluators", EXPERIMENT)
+            key = f"{file}: evaluators[{evaluator.name}].datasets[{dataset.name}]"
+            if problem := _reference_problem(dataset, known):
+                yield f"{key}{problem}."
 
 
-def _explain(error: ValidationError, blocks: Mapping[str, Any], file: str) -> list[str]:
-    lines = []
-    for problem in error.errors():
-        location = _location(problem["loc"], blocks)
-        text = problem["msg"].removeprefix("Value error, ")
-        for line in text.split("\n"):
-            value = problem["input"]
-            shown = f" (found {value!r})" if isinstance(value, str | int | float) else ""
-            prefix = f"{file}: {location}: " if location else f"{file}: "
-            lines.append(prefix + line + (shown if "expected" not in line else "") + ".")
-    return sorted(set(lines))
+def _reference_problem(dataset: EvaluatorDataset, names: Iterable[str]) -> str:
+    needs_run = any("${run." in str(value) for value in dataset.mappings.values())
+    if dataset.reference is not None and dataset.reference not in names:
+        return (
+            f".reference: '{dataset.reference}' names no dataset (expected one of {quoted(names)})"
+        )
+    if dataset.source is None and (dataset.reference or dataset.name) not in names:
+        return (
+            ": has no source, and its name is not that of a dataset "
+            f"(expected one of {quoted(names)}, or a source and a reference)"
+        )
+    if dataset.reference is None and dataset.name not in names and needs_run:
+        return (
+            f".reference: missing, and a mapping reads ${{run.…}} (expected one of {quoted(names)})"
+        )
+    return ""
 
 
-def _location(loc: tuple[int | str, ...], blocks: Any) -> str:
-    """`datasets[ner_training].source` instead of `datasets.0.source`."""
-    text = ""
-    for part in loc:
-        try:
-            blocks = blocks[part]
-        except (KeyError, IndexError, TypeError):
-            blocks = None
-        if isinstance(part, int):
-            name = blocks.get("name") if isinstance(blocks, Mapping) else None
-            text += f"[{name or part}]"
-        elif not re.search(r"[\[\]]|^(Literal|tuple|function|literal)", part):
-            text += f".{part}" if text else part
-    return text
+def _with_known_references(experiment: Experiment) -> Experiment:
+    """Leave out the evaluators' datasets whose reference leads nowhere."""
+    names = [dataset.name for dataset in experiment.datasets]
+    evaluators = []
+    for evaluator in experiment.evaluators:
+        kept = tuple(d for d in evaluator.datasets if not _reference_problem(d, names))
+        evaluators.append(evaluator.model_copy(update={"datasets": kept}))
+    return experiment.model_copy(update={"evaluators": tuple(evaluators)})
 
 
-def _quoted(words: Iterable[str]) -> str:
-    return ", ".join(f"'{word}'" for word in sorted(words)) or "none"
+def _salvage(blocks: Mapping[str, Any], errors: list[ErrorDetails]) -> Experiment | None:
+    """The experiment without what the errors are about: a key, an item of a list, or a block."""
+    rest = json.loads(json.dumps(blocks))
+    dropped: set[tuple[str, int]] = set()
+    for error in errors:
+        block, at = (*error["loc"], "", "")[:2]
+        if error["type"] == "extra_forbidden":
+            _remove(rest, error["loc"])
+        elif isinstance(at, int):
+            dropped.add((str(block), at))
+        elif block != "name":
+            rest.pop(block, None)
+        elif "flow" in rest:
+            rest["name"] = "unnamed"
+    for block, at in sorted(dropped, reverse=True):
+        item = rest[block].pop(at)
+        if block == "evaluators":
+            rest.pop("gate", None)  # it may speak of this one
+        elif block == "connections" and _names([item]):
+            rest[block].append({"name": item["name"]})
+    try:
+        return Experiment.model_validate(rest)
+    except ValidationError:
+        return None
+
+
+def _remove(document: Any, loc: tuple[int | str, ...]) -> None:
+    for part in loc[:-1]:
+        document = document[part]
+    document.pop(loc[-1])
+
+
+def _names(items: Any) -> list[str]:
+    """Names of the items of a list, also of those that are not valid otherwise."""
+    items = items if isinstance(items, list) else []
+    return [str(item["name"]) for item in items if isinstance(item, Mapping) and "name" in item]

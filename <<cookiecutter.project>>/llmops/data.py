@@ -1,7 +1,7 @@
 """Rows of a dataset, and the mappings that turn them into a flow's inputs.
 
-The mapping rules are prompt flow's own: `${data.column}`, `${run.inputs.x}`, `${run.outputs.x}`, or a
-literal; an input that nothing maps is read from the column of its name unless it has a default.
+The mapping rules are prompt flow's own: `${data.column}`, `${run.inputs.x}`, `${run.outputs.x}`, or
+a literal; an input that nothing maps is read from the column of its name unless it has a default.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from typing import Any
 from llmops.errors import UserError
 
 Record = dict[str, Any]
+LINE_NUMBER = "line_number"
+"""prompt flow keeps this name for itself; a mapping of it is passed over."""
+BLANK = b" \t\r\n\xef\xbb\xbf"
+"""White space, and the bytes of a BOM."""
 REFERENCE = re.compile(r"^\$\{([^{}]+)\}$")
 
 
@@ -38,16 +42,11 @@ class Table:
         self.columns: Counter[str] = Counter()
         self._offsets = array("Q")
         content = hashlib.sha256()
-        if not path.is_file():
-            raise UserError(f"{path}: not found. Put the data there or correct `source`.")
-        with path.open("rb") as file:
-            start = 0
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    self._offsets.append(start)
-                    self.columns.update(_parse(path, number, line).keys())
-                    content.update(line.strip() + b"\n")
-                start += len(line)
+        for number, start, line in _lines(path):
+            if line.strip(BLANK):
+                self._offsets.append(start)
+                self.columns.update(_parse(path, number, line).keys())
+                content.update(line.strip(BLANK) + b"\n")
         if not self._offsets:
             raise UserError(f"{path}: has no rows. Add one JSON object a line.")
         self.digest = content.hexdigest()
@@ -74,8 +73,9 @@ class Table:
 
 
 def complete_mappings(mappings: Mapping[str, Any], inputs: Mapping[str, bool]) -> dict[str, Any]:
-    """The mappings with those that prompt flow adds; `inputs` says of each whether it is required."""
-    return {name: f"${{data.{name}}}" for name, required in inputs.items() if required} | dict(mappings)
+    """The mappings with those that prompt flow adds; `inputs` says of each if it is required."""
+    added = {name: f"${{data.{name}}}" for name, required in inputs.items() if required}
+    return added | dict(mappings)
 
 
 def apply_mappings(mappings: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]) -> Record:
@@ -84,7 +84,7 @@ def apply_mappings(mappings: Mapping[str, Any], sources: Mapping[str, Mapping[st
     Raises:
         KeyError: the reference that none of the sources has.
     """
-    return {name: resolve(value, sources) for name, value in mappings.items()}
+    return {n: resolve(value, sources) for n, value in mappings.items() if n != LINE_NUMBER}
 
 
 def resolve(value: Any, sources: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -100,13 +100,36 @@ def resolve(value: Any, sources: Mapping[str, Mapping[str, Any]]) -> Any:
     raise KeyError(value)
 
 
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Each line with its number (from 1) and its position."""
+    try:
+        with path.open("rb") as file:
+            start = 0
+            for number, line in enumerate(file, start=1):
+                yield number, start, line
+                start += len(line)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found. Put the data there or correct `source`.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
 def _parse(path: Path, number: int, line: bytes) -> Record:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: line {number}: not UTF-8. Save the file as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, column {error.colno}"
+        raise UserError(
+            f"{path}: line {number}: not JSON ({reason}). Put one object a line."
+        ) from error
     except ValueError as error:
-        raise UserError(f"{path}: line {number}: not JSON ({error}). Put one object a line.") from error
+        raise UserError(f"{path}: line {number}: not JSON ({error}).") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: line {number}: not JSON that can be read: too deep.") from error
     if not isinstance(record, dict):
-        raise UserError(f"{path}: line {number}: a {type(record).__name__}, expected a JSON object.")
+        raise UserError(
+            f"{path}: line {number}: a {type(record).__name__}, expected a JSON object."
+        )
     return record

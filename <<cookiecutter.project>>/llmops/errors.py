@@ -11,8 +11,11 @@ class UserError(Exception):
     """Something the user must fix. The message names file, key, value, choices and what to do."""
 
 
-class Stopped(Exception):
-    """The task was ended by a signal; the exit code is 128 and the signal's number."""
+class Stopped(KeyboardInterrupt):
+    """The task was ended by a signal; the exit code is 128 and the signal's number.
+
+    No `except Exception` of a library on the way must keep it from ending the task.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__("stopped; finished rows are kept, the next run goes on from there")

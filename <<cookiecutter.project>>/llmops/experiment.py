@@ -12,22 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import config, gate, report, summary, validate, work
+from llmops import gate, report, results, summary, validate, work
 from llmops.answers import Answers
-from llmops.config import Experiment, Price
+from llmops.config import Experiment
 from llmops.errors import FAILED, OK, Stopped, UserError
-from llmops.metrics import percentile
+from llmops.files import check_writable, unwritable
 from llmops.pipeline import Pipeline
 from llmops.progress import Progress
 from llmops.runs import STORE
 from llmops.settings import Settings
-from llmops.summary import Evaluation, Latency, Llm, RunSummary, Score, Summary, Tokens
+from llmops.summary import SUMMARY, Evaluation, Llm, RunSummary, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NO_RECORDING = (
-    "{count} rows have no recording: a prompt, a parameter or the data changed. Ask a model instead: "
-    "put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama the line\n"
+    "{count} rows have no recording: a prompt, a parameter or the data changed. Ask a model "
+    "instead: put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama\n"
     '  aoai={{"type": "open_ai", "base_url": "http://localhost:11434/v1", "model": "llama3.2"}}\n'
     "then `make record` keeps its answers."
 )
@@ -43,8 +44,8 @@ def run(settings: Settings) -> int:
         UserError: something that the user must fix first.
     """
     task = _begin(settings)
-    runs = work.cells(task.checked, task.source.target)
-    return _finish(task, runs)
+    with _only_one():
+        return _finish(task, work.cells(task.checked, task.source.target))
 
 
 def evaluate(settings: Settings) -> int:
@@ -53,17 +54,27 @@ def evaluate(settings: Settings) -> int:
     Returns and raises as `run` does.
     """
     last = summary.load()
+    if last.env != settings.env:
+        raise UserError(
+            f"ENV: '{settings.env}', but the last experiment was one of '{last.env}'. "
+            f"Run `make evaluate ENV={last.env}`, or `make experiment` first."
+        )
     task = _begin(settings)
-    return _finish(task, work.stored(task.checked, task.experiment, last.runs))
+    with _only_one():
+        return _finish(task, work.stored(task.checked, task.experiment, last.runs))
 
 
-def load(settings: Settings) -> Experiment:
-    """The experiment of the settings' environment, with its CONCURRENCY."""
-    experiment = config.load(settings.env)
-    if settings.concurrency is None:
-        return experiment
-    limits = experiment.limits.model_copy(update={"concurrency": settings.concurrency})
-    return experiment.model_copy(update={"limits": limits})
+def load(settings: Settings, selection: Sequence[str]) -> tuple[Experiment, Checked]:
+    """The experiment of the settings' environment with its CONCURRENCY, and what was checked.
+
+    Raises:
+        UserError: every problem of experiment.yaml and of what it names, one a line.
+    """
+    experiment, checked = validate.load(settings.env, selection)
+    if settings.concurrency is not None:
+        limits = experiment.limits.model_copy(update={"concurrency": settings.concurrency})
+        experiment = experiment.model_copy(update={"limits": limits})
+    return experiment, checked
 
 
 @dataclass(frozen=True)
@@ -79,51 +90,55 @@ class _Task:
 def _begin(settings: Settings) -> _Task:
     start = time.monotonic()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    experiment = load(settings)
+    experiment, checked = load(settings, settings.variants)
+    check_writable(SUMMARY)
     source = Answers(experiment, settings.llm)
     print(f"llm: {source.mode}. {source.note}", flush=True)
-    checked = validate.check(experiment, settings.variants)
     return _Task(settings, experiment, source, checked, start, started_at)
 
 
 def _finish(task: _Task, runs: Sequence[Work]) -> int:
     experiment = task.experiment
     evaluations = work.evaluations(task.checked, experiment, task.source.target, runs)
-    with _only_one():
-        pipeline = _execute(task, runs, evaluations)
-    scored = tuple(_evaluation(item) for item in evaluations)
-    scores = tuple(score for item in evaluations for score in _scores(item))
-    llm = Llm(
-        mode=task.source.mode,
-        calls=pipeline.calls,
-        cached=sum(item.saved_calls for item in (*runs, *evaluations)),
-        note=task.source.note,
-    )
+    pipeline = _execute(task, runs, evaluations)
+    cells = tuple(results.run_summary(item, experiment.prices) for item in runs)
+    scored = tuple(results.evaluation(item) for item in evaluations)
+    scores = tuple(score for item in evaluations for score in results.scores(item))
+    failed = _failures([*runs, *evaluations], [*cells, *scored], pipeline.unrecorded)
+    if all(item.failed == item.rows for item in cells or scored):
+        raise UserError("\n".join(["No row completed, so there is no report.", *failed]))
     result = Summary(
         experiment=experiment.name,
         env=task.settings.env,
         target=task.settings.target,
-        llm=llm,
+        llm=Llm(
+            mode=task.source.mode,
+            calls=pipeline.calls,
+            cached=sum(item.saved_calls for item in (*runs, *evaluations)),
+            note=task.source.note,
+        ),
         started_at=task.started_at,
         seconds=round(time.monotonic() - task.start, 2),
-        runs=tuple(_run_summary(item, experiment.prices) for item in runs),
+        runs=cells,
         evaluations=scored,
         scores=scores,
         gate=gate.judge(experiment.gate, scores, scored),
     )
     summary.save(result)
-    return _tell(result, report.write(result), pipeline.unrecorded)
-
-
-def _tell(result: Summary, page: Path, unrecorded: int) -> int:
-    """Print what a person wants to see last, and give the exit code."""
-    print(report.table(result))
-    if unrecorded:
-        print(NO_RECORDING.format(count=unrecorded))
-    failed = sum(item.failed for item in (*result.runs, *result.evaluations))
-    print(f"gate: {result.gate.verdict}" + (f", {failed} rows failed" if failed else ""))
+    page = report.write(result)
+    print("\n".join([report.table(result), *failed]))
+    print(f"gate: {result.gate.verdict}")
     print(f"report: {page}")
     return FAILED if failed or result.gate.verdict == "fail" else OK
+
+
+def _failures(
+    works: Sequence[Work], counted: Sequence[RunSummary | Evaluation], unrecorded: int
+) -> list[str]:
+    """Why rows failed, for a person; empty where none did."""
+    pairs = zip(works, counted, strict=True)
+    told = results.failures(item for item, count in pairs if count.failed)
+    return [*told, NO_RECORDING.format(count=unrecorded)] if unrecorded else told
 
 
 def _execute(task: _Task, runs: Sequence[Work], evaluations: Sequence[Work]) -> Pipeline:
@@ -139,7 +154,8 @@ def _execute(task: _Task, runs: Sequence[Work], evaluations: Sequence[Work]) -> 
             if left:
                 task.source.open()
             pipeline = Pipeline(task.source, task.experiment.limits, progress)
-            asyncio.run(_until_signal(pipeline, runs, evaluations))
+            with _handlers_restored():
+                asyncio.run(_until_signal(pipeline, runs, evaluations))
         finally:
             task.source.close()
     return pipeline
@@ -156,12 +172,23 @@ async def _until_signal(
         stopped.append(number)
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
         await task
     except asyncio.CancelledError:
         raise Stopped(stopped[0] if stopped else signal.SIGINT) from None
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """asyncio leaves the default handlers behind, which would end a task amid its report."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -171,70 +198,12 @@ def _only_one(store: Path = STORE) -> Iterator[None]:
         store.mkdir(parents=True, exist_ok=True)
         lock = (store / ".lock").open("w")
     except OSError as error:
-        raise UserError(f"{store}: cannot be written ({error.strerror}). Make it writable.") from error
+        raise unwritable(store / ".lock", error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{store}: another task is running here. Wait until it ends.") from error
+            raise UserError(
+                f"{store}: another task is running here. Wait until it ends."
+            ) from error
         yield
-
-
-def _run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
-    failed, seconds, usage = 0, [], dict[str, list[int]]()
-    for row in item.run.rows():
-        failed += row.failed
-        if not row.failed:
-            seconds.append(row.latency_s)
-        for model, counts in row.usage.items():
-            total = usage.setdefault(model, [0, 0, 0])
-            usage[model] = [a + b for a, b in zip(total, counts, strict=True)]
-    prompt, completion = (sum(counts[at] for counts in usage.values()) for at in (1, 2))
-    return RunSummary(
-        variant=item.variant,
-        parameters=item.parameters,
-        dataset=item.dataset,
-        rows=len(item.table),
-        failed=failed,
-        tokens=Tokens(prompt=prompt, completion=completion, total=prompt + completion),
-        latency_s=Latency(p50=_seconds(seconds, 0.5), p95=_seconds(seconds, 0.95)),
-        cost_usd=_cost(usage, prices),
-        outputs=str(item.run.path),
-    )
-
-
-def _seconds(values: list[float], share: float) -> float | None:
-    return round(percentile(values, share), 4) if values else None
-
-
-def _cost(usage: dict[str, list[int]], prices: dict[str, Price]) -> float | None:
-    """USD; null where a model that was used has no price."""
-    if not usage or not set(usage) <= set(prices):
-        return None
-    return sum(
-        (counts[1] * prices[model].prompt + counts[2] * prices[model].completion) / 1e6
-        for model, counts in usage.items()
-    )
-
-
-def _evaluation(item: Work) -> Evaluation:
-    return Evaluation(
-        variant=item.variant,
-        dataset=item.dataset,
-        evaluator=item.evaluator or "",
-        rows=len(item.table),
-        failed=sum(row.failed for row in item.run.rows()),
-        outputs=str(item.run.path),
-    )
-
-
-def _scores(item: Work) -> Iterator[Score]:
-    for metric, measured in (item.run.metrics() or {}).items():
-        yield Score(
-            variant=item.variant,
-            dataset=item.dataset,
-            evaluator=item.evaluator or "",
-            metric=metric,
-            rows=len(item.table),
-            **measured,
-        )

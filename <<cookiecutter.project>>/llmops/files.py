@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from llmops.errors import UserError
+
+UNENCODABLE = "backslashreplace"
+"""How half a surrogate pair, which a model may answer, is written: `\\udXXX`, as in JSON."""
 
 
 @contextmanager
@@ -22,17 +27,68 @@ def write_atomically(path: Path) -> Iterator[IO[str]]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", newline="") as file:
+        with beside.open("w", encoding="utf-8", errors=UNENCODABLE, newline="") as file:
             yield file
         beside.replace(path)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}). "
-            "Free some space or make the folder writable, then run again."
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError, as writing would, where a file or a folder above it cannot be made."""
+    there = next(place for place in path.absolute().parents if place.exists())
+    try:
+        # A file that has no name, or is gone at once: nothing is left behind.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell the user when a file cannot be written."""
+    blocking = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
+    if blocking is not None:
+        return UserError(
+            f"{path}: cannot be written: {blocking} is a file, not a folder. Remove it."
+        )
+    return UserError(
+        f"{path}: cannot be written ({error.strerror or error}). "
+        "Free some space or make the folder writable, then run again."
+    )
+
+
+def parse_yaml(text: str) -> Any:
+    """The document in a YAML text, of JSON's types alone: a date stays the text that it is.
+
+    Raises:
+        ValueError: it is not YAML, or not as simple; says in which line, and quotes no value,
+            because that may be a key.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import SafeConstructor
+    from ruamel.yaml.error import MarkedYAMLError
+
+    class Texts(SafeConstructor):
+        pass
+
+    Texts.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Texts
+    try:
+        return json.loads(json.dumps(yaml.load(text)))
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        doubled = re.match(r'found duplicate key "(.*?)" with', error.problem or "", re.S)
+        what = f"the key '{doubled[1]}' stands twice" if doubled else error.problem
+        raise ValueError(f"line {line}: not valid YAML: {what}") from None
+    except RecursionError:
+        raise ValueError("not valid YAML: nested too deeply, or within itself") from None
+    except Exception as error:  # ruamel lets through whatever a broken value causes
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def slug(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 EVERY_S = 10.0
 
@@ -44,10 +44,14 @@ class Progress:
         elif time.monotonic() - self._said > EVERY_S:
             self._said = time.monotonic()
             rate = self._done / (self._said - self._start)
-            print(f"{self._done}/{self._total} rows, {self._failed} failed, {rate:.1f} rows/s", flush=True)
+            print(
+                f"{self._done}/{self._total} rows, {self._failed} failed, {rate:.1f} rows/s",
+                flush=True,
+            )
 
 
-def _bar():  # type: ignore[no-untyped-def]  # rich is imported only where there is a terminal
+def _bar() -> Any:
+    # Imported only where there is a terminal.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from llmops.errors import UserError
-from llmops.files import slug, write_atomically
+from llmops.files import UNENCODABLE, slug, unwritable, write_atomically
 
 STORE = Path("runs")
 ADDRESS = 12
@@ -61,7 +61,7 @@ class Run:
         return read_rows(self.path)
 
     def metrics(self) -> dict[str, Any] | None:
-        """The metrics of an evaluation whose rows have not changed since; null where there are none."""
+        """An evaluation's metrics; null where there are none, or rows have changed since."""
         try:
             metrics: dict[str, Any] = json.loads(self._metrics.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -80,24 +80,32 @@ class Run:
     def append(self, row: Row) -> None:
         """Put one finished row on disk at once."""
         self._file = self._file or self._open()
-        self._file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def _open(self) -> IO[str]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics.unlink(missing_ok=True)
             _end_torn_line(self.path)
-            return self.path.open("a", encoding="utf-8")
+            return self.path.open("a", encoding="utf-8", errors=UNENCODABLE)
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror}).") from error
+            raise unwritable(self.path, error) from error
 
     def close(self) -> None:
-        """Sort the rows by number and keep the last record of each."""
+        """Close the file and put its rows in order."""
         if self._file is None:
             return
-        self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        with suppress(OSError):  # a full disk: `append` has said so, the row runs again
+            file.close()
+        self.put_in_order()
+
+    def put_in_order(self) -> None:
+        """Sort the rows by number and keep the last record of each."""
         offsets: dict[int, int] = {}
         with self.path.open("rb") as file:
             start = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from llmops.config import DEFAULT_ENV, words
+from llmops.config import DEFAULT_ENV, MOST_AT_ONCE, words
 from llmops.errors import UserError
 
 Target = Literal["local"]
@@ -16,7 +16,7 @@ TARGETS = ("local",)
 
 @dataclass(frozen=True)
 class Settings:
-    """One task's variables; `variants` is empty and `concurrency` null where experiment.yaml decides."""
+    """One task's variables; empty `variants` or no `concurrency`: experiment.yaml decides."""
 
     env: str = DEFAULT_ENV
     target: Target = "local"
@@ -35,17 +35,22 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     given = {name: value.strip() for name, value in environment.items() if value.strip()}
     concurrency = given.get("CONCURRENCY")
-    if concurrency is not None and not (concurrency.isdigit() and int(concurrency) > 0):
-        raise UserError(f"CONCURRENCY: '{concurrency}' is not a number of rows (expected 1 or more).")
     return Settings(
         env=given.get("ENV", DEFAULT_ENV),
         target=cast(Target, _choice(given, "TARGET", TARGETS, "local")),
         variants=tuple(words(given["VARIANTS"])) if "VARIANTS" in given else (),
-        concurrency=int(concurrency) if concurrency else None,
+        concurrency=_rows_at_once(concurrency) if concurrency else None,
         fresh=_choice(given, "FRESH", ("0", "1", "false", "true"), "0") in ("1", "true"),
         llm=given.get("LLM"),
         inputs=given.get("INPUTS", ""),
     )
+
+
+def _rows_at_once(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    if not 1 <= number <= MOST_AT_ONCE:
+        raise UserError(f"CONCURRENCY: '{text}' (expected a number from 1 to {MOST_AT_ONCE}).")
+    return number
 
 
 def _choice(given: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:

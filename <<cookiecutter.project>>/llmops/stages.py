@@ -10,14 +10,14 @@ from llmops import config, experiment, flows, summary
 from llmops import connections as links
 from llmops import gate as judge
 from llmops import report as reports
-from llmops import validate as checks
-from llmops.answers import Answers, environment
+from llmops.answers import FOLDER, Answers, environment
 from llmops.connections import Connection
 from llmops.engine import Worker
 from llmops.errors import FAILED, OK, UserError
 from llmops.flows import Flow
 from llmops.pipeline import LOGS
 from llmops.plan import Cell
+from llmops.recordings import RECORDED
 from llmops.settings import Settings
 from llmops.validate import Checked
 from llmops.work import job
@@ -29,8 +29,7 @@ def validate(settings: Settings) -> int:
     Raises:
         UserError: every problem, one a line.
     """
-    plan = experiment.load(settings)
-    checked = checks.check(plan, settings.variants)
+    plan, checked = experiment.load(settings, settings.variants)
     found = [flow for flow in (checked.flow, *checked.evaluators.values()) if flow]
     asyncio.run(_import_flows(found, Answers(plan, "replay").unreachable()))
     print(_preview(checked))
@@ -54,21 +53,29 @@ def gate(settings: Settings) -> int:
     verdict = judge.judge(config.load(last.env).gate, last.scores, last.evaluations)
     summary.save(last.model_copy(update={"gate": verdict}))
     for check in verdict.checks:
-        print(f"{check.verdict:4}  {check.variant} on {check.dataset}: {check.check}: {check.message}")
+        print(
+            f"{check.verdict:4}  {check.variant} on {check.dataset}: {check.check}: {check.message}"
+        )
     print(f"gate: {verdict.verdict}")
     return FAILED if verdict.verdict == "fail" else OK
 
 
 def record(settings: Settings) -> int:
-    """Run the experiment against the endpoints and keep their answers; as `experiment.run`."""
-    return experiment.run(replace(settings, llm="record"))
+    """Run the experiment against the endpoints and keep their answers; as `experiment.run`.
+
+    Without any recorded answers every row runs again: the last run's answers were not kept.
+    """
+    fresh = settings.fresh or not (FOLDER / RECORDED).exists()
+    return experiment.run(replace(settings, llm="record", fresh=fresh))
 
 
 def doctor(settings: Settings) -> int:
-    """Say what is configured, what is missing and whether each endpoint answers; 1 if no run would start."""
+    """Say what is configured, what is missing and what answers; 1 if no run would start."""
     from llmops import doctor as health
 
-    entries = [entry.model_dump(exclude_none=True) for entry in config.load(settings.env).connections]
+    entries = [
+        entry.model_dump(exclude_none=True) for entry in config.load(settings.env).connections
+    ]
     text, code = health.report(entries, links.environment(), Path())
     print(text)
     return code
@@ -83,7 +90,9 @@ def _preview(checked: Checked) -> str:
         lines.append(f"  {cell.variant.name} over {cell.dataset.name}: {rows} rows")
     lines.append(f"evaluators: {', '.join(checked.evaluators) or 'none'}")
     if calls:
-        lines.append(f"about {calls} model calls (LLM nodes times rows), less what is stored already")
+        lines.append(
+            f"about {calls} model calls (LLM nodes times rows), less what is stored already"
+        )
     return "\n".join([*lines, "experiment.yaml is valid."])
 
 
@@ -96,7 +105,14 @@ async def _import_flows(found: list[Flow], connections: dict[str, Connection]) -
     workers = [Worker(flow.folder, variables, LOGS / "validate.log") for flow in found]
     try:
         jobs = [job("default", flow, flows.overlay(flow, {}, {}), connections) for flow in found]
-        await asyncio.gather(*(w.load(j) for w, j in zip(workers, jobs, strict=True)))
+        pairs = zip(workers, jobs, strict=True)
+        results = await asyncio.gather(*(w.load(j) for w, j in pairs), return_exceptions=True)
     finally:
         for worker in workers:
             await worker.close()
+    problems = [str(result) for result in results if isinstance(result, UserError)]
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from llmops import settings
 from llmops.errors import USER_ERROR, Stopped, UserError
@@ -16,6 +18,8 @@ def main(stage: Callable[[Settings], int]) -> None:
     0 = done, 1 = the user must fix something, 2 = rows failed or the gate failed, 130 or 143 =
     stopped by a signal.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         code = stage(settings.read())
     except UserError as error:
@@ -25,3 +29,7 @@ def main(stage: Callable[[Settings], int]) -> None:
         print(error, file=sys.stderr)
         code = error.code
     sys.exit(code)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise Stopped(number)

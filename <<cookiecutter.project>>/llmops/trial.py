@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
-from llmops import answers, plan, validate
+from llmops import answers, plan
 from llmops.answers import Answers
 from llmops.config import Experiment
 from llmops.data import apply_mappings, complete_mappings
 from llmops.engine import Worker, run_row
 from llmops.errors import FAILED, OK, UserError
 from llmops.experiment import NO_RECORDING, load
+from llmops.flows import Flow
 from llmops.pipeline import LOGS
 from llmops.runs import Row
 from llmops.settings import Settings
@@ -30,26 +30,37 @@ def run(settings: Settings) -> int:
     Returns:
         0, or 2 where the row failed. Raises UserError as `make experiment` does.
     """
-    experiment = load(settings)
     selection = settings.variants or (plan.DEFAULT,)
-    checked = validate.check(experiment, selection)
+    experiment, checked = load(settings, selection)
     if checked.flow is None:
-        raise UserError(f"ENV: '{settings.env}' has no datasets, so no flow to try. Choose another.")
+        raise UserError(
+            f"ENV: '{settings.env}' has no datasets, so no flow to try. Choose another."
+        )
     source = Answers(experiment, settings.llm)
     print(f"llm: {source.mode}. {source.note}", flush=True)
-    inputs = _given(settings.inputs) if settings.inputs else _first(checked, experiment)
-    missing = [name for name, need in checked.flow.inputs.items() if need and name not in inputs]
-    if missing:
-        known = ", ".join(checked.flow.inputs)
-        raise UserError(f"INPUTS: the flow needs '{missing[0]}' (its inputs: {known}).")
+    inputs = _first(checked, experiment)
+    if settings.inputs:
+        inputs = _given(settings.inputs)
+        _check(inputs, checked.flow, experiment)
     try:
         source.open()
-        rows = asyncio.run(_rows(checked, experiment, source, selection, inputs))
+        rows = asyncio.run(_rows(checked, experiment, source, inputs))
     finally:
         source.close()
     for name, row in rows.items():
         _show(name, row)
     return FAILED if any(row.failed for row in rows.values()) else OK
+
+
+def _check(inputs: dict[str, Any], flow: Flow, experiment: Experiment) -> None:
+    known = ", ".join(flow.inputs)
+    unknown = [name for name in inputs if name not in flow.inputs and not flow.more_inputs]
+    if unknown:
+        raise UserError(f"INPUTS: the flow has no input '{unknown[0]}' (its inputs: {known}).")
+    given = {*inputs, *experiment.parameters}
+    missing = [name for name, needed in flow.inputs.items() if needed and name not in given]
+    if missing:
+        raise UserError(f"INPUTS: the flow needs '{missing[0]}' (its inputs: {known}).")
 
 
 def _given(text: str) -> dict[str, Any]:
@@ -59,9 +70,13 @@ def _given(text: str) -> dict[str, Any]:
             return record
         pairs = [word.partition("=") for word in shlex.split(text)]
     except ValueError as error:
-        raise UserError(f"INPUTS: cannot be read ({error}). Write INPUTS='text=\"...\"'.") from error
+        raise UserError(
+            f"INPUTS: cannot be read ({error}). Write INPUTS='text=\"...\"'."
+        ) from error
     if any(not equals for _, equals, _ in pairs):
-        raise UserError("INPUTS: expected name=value pairs or a JSON object. Quote values with spaces.")
+        raise UserError(
+            "INPUTS: expected name=value pairs or a JSON object. Quote values with spaces."
+        )
     return {name: _value(value) for name, _, value in pairs}
 
 
@@ -76,15 +91,12 @@ def _first(checked: Checked, experiment: Experiment) -> dict[str, Any]:
     dataset = experiment.datasets[0]
     flow_inputs = checked.flow.inputs if checked.flow else {}
     mappings = complete_mappings(dataset.mappings, flow_inputs)
+    mappings = {name: mappings[name] for name in mappings if name not in experiment.parameters}
     return apply_mappings(mappings, {"data": checked.tables[dataset.source][0]})
 
 
 async def _rows(
-    checked: Checked,
-    experiment: Experiment,
-    source: Answers,
-    selection: tuple[str, ...],
-    inputs: dict[str, Any],
+    checked: Checked, experiment: Experiment, source: Answers, inputs: dict[str, Any]
 ) -> dict[str, Row]:
     flow = checked.flow
     if flow is None:
@@ -93,7 +105,7 @@ async def _rows(
     worker = Worker(flow.folder, answers.environment(connections), LOGS / "try.log")
     found = {}
     try:
-        for variant in plan.variants(flow, selection, experiment.parameters):
+        for variant in {cell.variant.name: cell.variant for cell in checked.cells}.values():
             task = job(variant.name, flow, variant.definition, connections)
             found[variant.name] = await run_row(
                 worker, task, 0, inputs | variant.inputs, experiment.limits

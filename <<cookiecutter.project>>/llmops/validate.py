@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops import flows
+from llmops import config, connections, flows
 from llmops.config import Experiment
-from llmops.data import Table, complete_mappings, resolve
+from llmops.data import REFERENCE, Table, complete_mappings, resolve
 from llmops.errors import UserError
 from llmops.flows import Flow
 from llmops.plan import Cell, plan
 
 SAMPLE_REQUEST = "sample-request.json"
+SOURCES = {"data": "${data.<column>}", "run.inputs": "${run.inputs.<input>}"}
+SOURCES["run.outputs"] = "${run.outputs.<output>}"
 
 
 @dataclass
@@ -26,39 +28,64 @@ class Checked:
     evaluators: dict[str, Flow] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
 
-def check(experiment: Experiment, selection: Sequence[str] = (), root: Path = Path()) -> Checked:
-    """Check an experiment against its files.
+def load(
+    env: str = config.DEFAULT_ENV, selection: Sequence[str] = (), root: Path = Path()
+) -> tuple[Experiment, Checked]:
+    """Read an experiment and check it against its files.
+
+    Raises:
+        UserError: every problem of experiment.yaml and of what it names, one a line.
+    """
+    draft = config.read(env, root)
+    if draft.experiment is None:
+        raise UserError("\n".join(draft.problems))
+    return draft.experiment, check(draft.experiment, selection, root, draft.problems)
+
+
+def check(
+    experiment: Experiment,
+    selection: Sequence[str] = (),
+    root: Path = Path(),
+    known: Sequence[str] = (),
+) -> Checked:
+    """Check an experiment against its files; `known` are problems that are told with the others.
 
     Raises:
         UserError: every problem found, one a line.
     """
-    found = Checked()
+    found, problems = Checked(), list(known)
+
+    def attempt(step: Callable[[], None]) -> None:
+        try:
+            step()
+        except UserError as error:
+            problems.append(str(error))
+
     if experiment.datasets:
-        _collect(found, lambda: _standard(found, experiment, selection, root))
+        attempt(lambda: _standard(found, experiment, selection, root))
+    elif not experiment.evaluators and not known:
+        problems.append("experiment.yaml: datasets: none, so there is nothing to run. Add one.")
     for evaluator in experiment.evaluators:
-        reference = evaluator.flow or evaluator.name
-        _collect(found, lambda e=evaluator, r=reference: found.evaluators.update({e.name: flows.describe(r, root)}))
-    for source in _sources(experiment):
-        _collect(found, lambda s=source: found.tables.update({s: _table(s, root)}))
-    if not experiment.datasets and not experiment.evaluators:
-        found.problems.append("experiment.yaml: datasets: none, so there is nothing to run. Add one.")
-    found.problems += [
+        attempt(lambda e=evaluator: _evaluator(found, experiment, e, root))  # type: ignore[misc]
+    for where, source in _sources(experiment):
+        attempt(lambda w=where, s=source: _table(found, w, s, root))  # type: ignore[misc]
+    attempt(lambda: _environment(experiment, root))
+    problems += [
         *_standard_mappings(found, experiment),
         *_evaluator_mappings(found, experiment),
         *_connections(found, experiment),
         *_gate(experiment),
         *_sample_request(found, root),
     ]
-    if found.problems:
-        raise UserError("\n".join(dict.fromkeys(found.problems)))
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
     return found
 
 
 def reference_of(experiment: Experiment, dataset: Any) -> str | None:
-    """The standard flow's dataset whose outputs an evaluator dataset scores; null for a log alone."""
+    """The standard flow's dataset whose outputs an evaluator dataset scores; null for a log."""
     names = {d.name for d in experiment.datasets}
     name = dataset.reference or dataset.name
     return name if name in names else None
@@ -70,60 +97,107 @@ def source_of(experiment: Experiment, dataset: Any) -> str:
     return str(dataset.source or sources[dataset.reference or dataset.name])
 
 
-def _collect(found: Checked, step: Any) -> None:
-    try:
-        step()
-    except UserError as error:
-        found.problems.append(str(error))
-
-
 def _standard(found: Checked, experiment: Experiment, selection: Sequence[str], root: Path) -> None:
-    found.flow = flows.describe(experiment.flow or experiment.name, root)
+    where = "flow" if experiment.flow else "name (flow is not set)"
+    found.flow = _flow(
+        f"{experiment.file('flow')}: {where}", experiment.flow, experiment.name, root
+    )
     found.cells = plan(experiment, found.flow, selection)
 
 
-def _sources(experiment: Experiment) -> list[str]:
-    own = [dataset.source for dataset in experiment.datasets]
-    others = [d.source for e in experiment.evaluators for d in e.datasets if d.source]
-    return list(dict.fromkeys([*own, *others]))
+def _evaluator(found: Checked, experiment: Experiment, evaluator: Any, root: Path) -> None:
+    where = f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].flow"
+    found.evaluators[evaluator.name] = _flow(where, evaluator.flow, evaluator.name, root)
 
 
-def _table(source: str, root: Path) -> Table:
+def _flow(where: str, reference: str, name: str, root: Path) -> Flow:
+    try:
+        return flows.describe(reference or name, root)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _environment(experiment: Experiment, root: Path) -> None:
+    """Raises UserError where experiment.yaml and the environment do not make a connection."""
+    entries = [entry.model_dump(exclude_none=True) for entry in experiment.connections]
+    connections.load(entries, connections.environment(root))
+
+
+def _sources(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """Each file of data, after the key that names it."""
+    for dataset in experiment.datasets:
+        where = f"{experiment.file('datasets')}: datasets[{dataset.name}].source"
+        yield where, dataset.source
+    for evaluator in experiment.evaluators:
+        for scored in evaluator.datasets:
+            if scored.source:
+                file = experiment.file("evaluators")
+                where = f"{file}: evaluators[{evaluator.name}].datasets[{scored.name}].source"
+                yield where, scored.source
+
+
+def _table(found: Checked, where: str, source: str, root: Path) -> None:
+    if source in found.tables:
+        return
     if source.startswith("azureml:"):
-        raise UserError(f"{source}: a registered data asset needs TARGET=azure. Use a file here.")
-    return Table(root / source)
+        raise UserError(
+            f"{where}: '{source}' is a data asset in Azure ML, which only TARGET=azure can read. "
+            "Name a .jsonl file."
+        )
+    path = root / source
+    if not path.is_file():
+        beside = sorted(str(other.relative_to(root)) for other in path.parent.glob("*.jsonl"))
+        raise UserError(f"{where}: '{source}' is not there (files: {', '.join(beside) or 'none'}).")
+    found.tables[source] = Table(path)
 
 
 def _standard_mappings(found: Checked, experiment: Experiment) -> Iterator[str]:
-    if found.flow is None:
-        return
     for dataset in experiment.datasets:
         table = found.tables.get(dataset.source)
-        if table is not None:
-            where = f"experiment.yaml: datasets[{dataset.name}].mappings"
+        if found.flow and table:
+            where = f"{experiment.file('datasets')}: datasets[{dataset.name}].mappings"
             inputs = {n: r for n, r in found.flow.inputs.items() if n not in experiment.parameters}
-            yield from _mapping_problems(where, dataset.mappings, found.flow, inputs, table)
+            mappings = dataset.mappings
+            yield from _mapping_problems(where, mappings, found.flow, inputs, table)
+            yield from _reference_problems(where, mappings, {"data": None})
 
 
 def _evaluator_mappings(found: Checked, experiment: Experiment) -> Iterator[str]:
     for evaluator in experiment.evaluators:
         flow = found.evaluators.get(evaluator.name)
         for dataset in evaluator.datasets:
-            where = f"experiment.yaml: evaluators[{evaluator.name}].datasets[{dataset.name}]"
-            source = source_of(experiment, dataset)
-            table = found.tables.get(source)
+            file = experiment.file("evaluators")
+            where = f"{file}: evaluators[{evaluator.name}].datasets[{dataset.name}]"
+            table = found.tables.get(source_of(experiment, dataset))
             if flow is None or table is None:
                 continue
-            yield from _mapping_problems(f"{where}.mappings", dataset.mappings, flow, flow.inputs, table)
-            yield from _output_problems(f"{where}.mappings", dataset.mappings, found.flow)
-            reference = reference_of(experiment, dataset)
-            sources = {d.name: d.source for d in experiment.datasets}
-            beside = found.tables.get(sources.get(reference or "", source))
-            if beside is not None and len(beside) != len(table):
-                yield (
-                    f"{where}.source: {source} has {len(table)} rows, but {beside.path} of dataset "
-                    f"'{reference}' has {len(beside)}. They are matched line by line."
-                )
+            mappings = dataset.mappings
+            known = _known(found, reference_of(experiment, dataset) is not None)
+            yield from _mapping_problems(f"{where}.mappings", mappings, flow, flow.inputs, table)
+            yield from _reference_problems(f"{where}.mappings", mappings, known)
+            yield from _length_problem(where, found, experiment, dataset)
+
+
+def _known(found: Checked, has_run: bool) -> dict[str, Sequence[str] | None]:
+    """What an evaluator's mappings may refer to; null where the names cannot be known."""
+    if not has_run:
+        return {"data": None}
+    flow = found.flow
+    inputs = list(flow.inputs) if flow and not flow.more_inputs else None
+    return {"data": None, "run.inputs": inputs, "run.outputs": flow.outputs if flow else None}
+
+
+def _length_problem(
+    where: str, found: Checked, experiment: Experiment, dataset: Any
+) -> Iterator[str]:
+    reference = reference_of(experiment, dataset)
+    scored = {d.name: found.tables.get(d.source) for d in experiment.datasets}.get(reference or "")
+    own = found.tables[source_of(experiment, dataset)]
+    if scored is not None and len(scored) != len(own):
+        yield (
+            f"{where}.source: {own.path} has {len(own)} rows, but {scored.path} of dataset "
+            f"'{reference}' has {len(scored)}. They are matched line by line."
+        )
 
 
 def _mapping_problems(
@@ -132,23 +206,21 @@ def _mapping_problems(
     columns = ", ".join(sorted(table.columns))
     complete = complete_mappings(mappings, inputs)
     for name, value in complete.items():
-        if name not in flow.inputs and flow.kind == "python":
+        if name not in flow.inputs and flow.kind == "python" and not flow.more_inputs:
             known = ", ".join(flow.inputs)
-            yield f"{where}.{name}: no input of {flow.folder / flow.file} (expected one of {known})."
-        if not str(value).startswith("${data."):
-            continue
-        row = _first_without(value, table)
+            yield f"{where}.{name}: no input of {flow.path} (expected one of {known})."
+        row = _first_without(value, table) if str(value).startswith("${data.") else None
         if row is None:
             continue
         if name not in mappings:
             yield (
-                f"{where}: nothing maps the input '{name}' of {flow.folder}, and {table.path} has no "
-                f"column of that name in line {table.line(row)} (columns: {columns})."
+                f"{where}: nothing maps the input '{name}' of {flow.path}, and {table.path}: "
+                f"line {table.line(row)} has no column of that name (columns: {columns})."
             )
         else:
             yield (
-                f"{where}.{name}: '{value}': {table.path}: line {table.line(row)} has no such column "
-                f"(columns: {columns})."
+                f"{where}.{name}: '{value}': {table.path}: line {table.line(row)} has no such "
+                f"column (columns: {columns})."
             )
 
 
@@ -163,38 +235,54 @@ def _first_without(value: str, table: Table) -> int | None:
     return None
 
 
-def _output_problems(where: str, mappings: Mapping[str, Any], flow: Flow | None) -> Iterator[str]:
-    if flow is None or flow.outputs is None:
-        return
+def _reference_problems(
+    where: str, mappings: Mapping[str, Any], known: Mapping[str, Sequence[str] | None]
+) -> Iterator[str]:
+    """References to anything but a column of the data, which `_mapping_problems` looks at."""
+    choices = ", ".join(text for source, text in SOURCES.items() if source in known)
     for name, value in mappings.items():
-        output = str(value).removeprefix("${run.outputs.").removesuffix("}")
-        if str(value).startswith("${run.outputs.") and output not in flow.outputs:
-            known = ", ".join(flow.outputs)
-            yield f"{where}.{name}: '{value}' is no output of {flow.folder} (expected one of {known})."
+        match = REFERENCE.match(value) if isinstance(value, str) else None
+        source, _, last = match[1].rpartition(".") if match else ("", "", "")
+        names = known.get(source)
+        if match is None and any(f"${{{word}." in str(value) for word in SOURCES):
+            yield (
+                f"{where}.{name}: '{value}' would be taken as it stands. A reference stands alone "
+                f"(expected one of {choices}, or a literal)."
+            )
+        elif match and not any(match[1].startswith(f"{word}.") for word in known):
+            yield f"{where}.{name}: '{value}' refers to nothing (expected one of {choices})."
+        elif names is not None and last not in names:
+            yield (
+                f"{where}.{name}: '{value}': the flow has no such {source[4:-1]} "
+                f"(expected one of {', '.join(names)})."
+            )
 
 
 def _connections(found: Checked, experiment: Experiment) -> Iterator[str]:
     known = {connection.name for connection in experiment.connections}
     for flow in (found.flow, *found.evaluators.values()):
-        for name, node in (flow.nodes if flow else {}).items():
-            connection = node.get("connection")
-            if flow and connection and connection not in known:
+        for name, connection in flow.connections() if flow else ():
+            if flow and connection not in known:
                 yield (
-                    f"{flow.folder / flow.file}: node '{name}' uses the connection '{connection}', which "
-                    f"experiment.yaml does not name (connections: {', '.join(sorted(known)) or 'none'})."
+                    f"{flow.path}: node '{name}' uses the connection '{connection}', which "
+                    f"{experiment.file('connections')} does not name "
+                    f"(connections: {', '.join(sorted(known)) or 'none'})."
                 )
 
 
 def _gate(experiment: Experiment) -> Iterator[str]:
-    evaluators = {evaluator.name for evaluator in experiment.evaluators}
-    datasets = {d.name for d in experiment.datasets}
-    datasets |= {d.name for e in experiment.evaluators for d in e.datasets}
+    datasets = {
+        evaluator.name: sorted({reference_of(experiment, d) or d.name for d in evaluator.datasets})
+        for evaluator in experiment.evaluators
+    }
     for at, check in enumerate(experiment.gate.checks if experiment.gate else ()):
-        where = f"experiment.yaml: gate.checks[{at}]"
-        if check.evaluator not in evaluators:
-            yield f"{where}.evaluator: '{check.evaluator}' (expected one of {', '.join(sorted(evaluators))})."
-        if check.dataset is not None and check.dataset not in datasets:
-            yield f"{where}.dataset: '{check.dataset}' (expected one of {', '.join(sorted(datasets))})."
+        where = f"{experiment.file('gate')}: gate.checks[{at}]"
+        own = datasets.get(check.evaluator)
+        if own is None:
+            choices = ", ".join(sorted(datasets)) or "none"
+            yield f"{where}.evaluator: '{check.evaluator}' (expected one of {choices})."
+        elif check.dataset is not None and check.dataset not in own:
+            yield f"{where}.dataset: '{check.dataset}' (expected one of {', '.join(own)})."
 
 
 def _sample_request(found: Checked, root: Path) -> Iterator[str]:
@@ -203,9 +291,12 @@ def _sample_request(found: Checked, root: Path) -> Iterator[str]:
         return
     try:
         request = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         yield f"{SAMPLE_REQUEST}: not JSON ({error})."
+        return
+    if not isinstance(request, dict):
+        yield f"{SAMPLE_REQUEST}: a {type(request).__name__}, expected an object of inputs."
         return
     missing = [n for n, required in found.flow.inputs.items() if required and n not in request]
     if missing:
-        yield f"{SAMPLE_REQUEST}: lacks the input '{missing[0]}' of {found.flow.folder}."
+        yield f"{SAMPLE_REQUEST}: lacks the input '{missing[0]}' of {found.flow.path}."

@@ -87,8 +87,7 @@ def cells(checked: Checked, target: str) -> list[Work]:
     """A run for each cell of the plan; `target` is what decides the models' answers."""
     if checked.flow is None:
         return []
-    flow_digest = flows.digest(checked.flow)
-    return [_cell(cell, checked.flow, flow_digest, checked, target) for cell in checked.cells]
+    return [_cell(cell, checked.flow, checked, target) for cell in checked.cells]
 
 
 def stored(checked: Checked, experiment: Experiment, runs: Iterable[RunSummary]) -> list[Work]:
@@ -136,7 +135,8 @@ def evaluations(
     found = []
     for evaluator in experiment.evaluators:
         flow = checked.evaluators[evaluator.name]
-        flow_digest = flows.digest(flow)
+        definition = flows.overlay(flow, {}, {})
+        flow_digest = flows.digest(flow, definition)
         for dataset in evaluator.datasets:
             table = checked.tables[source_of(experiment, dataset)]
             mappings = complete_mappings(dataset.mappings, flow.inputs)
@@ -152,7 +152,7 @@ def evaluations(
                     reference or dataset.name,
                     evaluator.name,
                     flow,
-                    flows.overlay(flow, {}, {}),
+                    definition,
                     table,
                     mappings,
                     digest,
@@ -168,16 +168,20 @@ def evaluations(
 def find_finished(works: Iterable[Work]) -> None:
     """Look up which rows an earlier, equal run has finished already."""
     for work in works:
+        last, ordered = -1, True
         for row in work.run.rows():
+            last, ordered = row.row, ordered and row.row > last
             if not row.failed:
                 work.done.add(row.row)
                 work.saved_calls += sum(calls for calls, *_ in row.usage.values())
+        if not ordered:  # the task that wrote the rows was killed before it could
+            work.run.put_in_order()
 
 
-def _cell(cell: Cell, flow: Flow, flow_digest: str, checked: Checked, target: str) -> Work:
+def _cell(cell: Cell, flow: Flow, checked: Checked, target: str) -> Work:
     variant, table = cell.variant, checked.tables[cell.dataset.source]
     mappings = complete_mappings(cell.dataset.mappings, flow.inputs) | variant.inputs
-    digest = _digest(flow_digest, table.digest, mappings, target, variant.definition)
+    digest = _digest(flows.digest(flow, variant.definition), table.digest, mappings, target)
     return Work(
         variant.name,
         variant.parameters,

@@ -14,7 +14,7 @@ from llmops.report.tables import overview
 from llmops.report.words import interval, moment, number, source
 from llmops.summary import Check, Score, Summary
 
-LINES, CHECKS, ROWS, TEXT = 8, 6, 10, 160
+LINES, CHECKS, ROWS, TEXT = 8, 5, 10, 160
 _ACTIVE = re.compile(r"[\\`*~]|(?<!\w)_|_(?!\w)|#(?=\d)|\](?=\()")
 VERDICTS = {
     "pass": "✅ Gate passed",

@@ -28,8 +28,10 @@
     return value === null || value === undefined ? "" : String(value);
   }
 
+  let ids = 0;
   function labelled(text, control, attributes = {}) {
-    return el("label", attributes, text, control);
+    control.id = `control-${ids += 1}`;
+    return el("div", attributes, el("label", { for: control.id }, text), control);
   }
 
   function choice(options, chosen, change) {
@@ -197,6 +199,7 @@
     const count = el("p", { class: "count", "aria-live": "polite" });
     const previous = el("button", { type: "button", click: () => turn(-1) }, "Previous");
     const next = el("button", { type: "button", click: () => turn(1) }, "Next");
+    const pager = el("div", { class: "pager" }, previous, next);
 
     function show() {
       const rows = selected(data, state);
@@ -207,6 +210,7 @@
       body.replaceChildren(...page.flatMap((row, i) => tableRow(columns, row, page[i - 1])));
       previous.disabled = start === 0;
       next.disabled = end >= rows.length;
+      pager.hidden = rows.length <= PAGE;
       controls.sync();
     }
     function set(changes) {
@@ -226,8 +230,10 @@
 
     const controls = rowControls(data, columns, state, set, sortBy);
     head.append(...columns.map((column) => header(column, state, sortBy)));
-    root.append(controls.node, count, region, el("div", { class: "pager" }, previous, next));
-    document.getElementById("show-failed")?.addEventListener("click", () => {
+    root.append(controls.node, count, region, pager);
+    const failed = document.getElementById("show-failed");
+    failed?.removeAttribute("hidden");
+    failed?.addEventListener("click", () => {
       set({ status: "error", variant: "", dataset: "", text: "" });
       document.getElementById("rows").focus();
       document.getElementById("rows").scrollIntoView();

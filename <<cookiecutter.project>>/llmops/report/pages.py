@@ -52,6 +52,7 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
     Raises:
         UserError: the folder cannot be written to.
     """
+    cells = ranking.cells(summary)
     data = _data(sample, ranking.variants(summary))
     style, script = (_read(name) for name in ("page.css", "page.js"))
     page = _template().render(
@@ -59,7 +60,10 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
         place=place,
         source=words.source(summary),
         started=words.moment(summary.started_at),
-        cells=ranking.cells(summary),
+        cells=cells,
+        variants=ranking.variants(summary),
+        datasets=list(dict.fromkeys(cell.dataset for cell in cells)),
+        priced=any(words.cost(cell) for cell in cells),
         metrics=ranking.metrics(summary),
         title_of={m: words.metric_title(summary, m) for m in ranking.metrics(summary)},
         parameters=_parameters(summary) if place.variant else {},

@@ -108,9 +108,9 @@ def _with_scores(one: Joined, number: int, readers: list[tuple[str, _Reader]]) -
     for evaluator, reader in readers:
         row = reader.at(number)
         if row is not None:
-            known = [*one.inputs.values(), *one.outputs.values()]
-            news = {name: value for name, value in row.inputs.items() if value not in known}
-            one.references.update(_named(evaluator, news))
+            known = one.inputs | one.outputs
+            seen = {name: value for name, value in row.inputs.items() if known.get(name) != value}
+            one.references.update(_named(evaluator, seen))
             one.scores.update(_named(evaluator, row.outputs))
         if one.status == FAILED or (row is not None and not row.failed):
             continue

@@ -5,8 +5,8 @@ from promptflow.core import tool
 
 
 @tool
-def grade(urgency: str, truth: str, written: str, weight: float) -> dict[str, object]:
-    if "Κ" in written or "Кир" in written:
+def grade(urgency: str, truth: str, text: str, weight: float) -> dict[str, object]:
+    if "Κ" in text or "Кир" in text:
         raise ValueError("no grade for this alphabet")
     hit = same(urgency, truth)
-    return {"hit": hit, "weighted": hit * weight, "by": ORIGIN, "length": len(written)}
+    return {"hit": hit, "weighted": hit * weight, "by": ORIGIN, "length": len(text)}

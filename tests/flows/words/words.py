@@ -1,9 +1,15 @@
 """A flex flow of one function; prompt flow turns values into the types of its hints."""
 
-from __future__ import annotations
+from typing import TypedDict
 
 
-def words(text: str, count: int, sign: str = "-") -> dict[str, object]:
+class Words(TypedDict):
+    first: str
+    share: float
+    asked: int
+
+
+def words(text: str, count: int, sign: str = "-") -> Words:
     if count == 0:
         raise ZeroDivisionError("no words were asked for")
     first = text.split()[:count]

@@ -12,9 +12,9 @@ working directory. Before the program's first line the process gives up, in this
   does not need (everywhere).
 
 The first four are walls of the kernel, and one that a system does not offer is left out silently.
-The audit hook is not a sandbox: it stops what a model writes by accident or when told to, not someone
-who knows the interpreter's insides. Where only the hook stands (macOS), run this example on data
-that you trust, or in a container.
+The audit hook is not a sandbox: it stops what a model writes by accident or when told to, not
+someone who knows the interpreter's insides. Where it stands almost alone (macOS), run this example
+on questions that you trust, or in a container on Linux.
 
 Exit code 0: the program ran to its end. 1: it failed, and the last line of the output says why.
 """
@@ -41,26 +41,46 @@ LANDLOCK_CREATE, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT = 444, 445, 446
 READ_FILE, READ_FOLDER = 4, 8
 SHARED_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
-# Numbers of the kernel's calls, in the order: socket, socketpair, io_uring_setup · clone, clone3,
-# execve, execveat (and fork, vfork) · kill, tkill, tgkill, rt_sigqueueinfo, pidfd_open · ptrace,
-# process_vm_readv, process_vm_writev · prctl, prlimit64 (and setrlimit), unshare, setns.
-REFUSED_CALLS = {
-    "x86_64": (41, 53, 425, 56, 435, 59, 322, 57, 58, 62, 200, 234, 129, 434, 101, 310, 311)
-    + (157, 302, 160, 272, 308),
-    "aarch64": (198, 199, 425, 220, 435, 221, 281, 129, 130, 131, 138, 434, 117, 270, 271)
-    + (167, 261, 164, 97, 268),
+# The kernel's calls that a program is refused, with their numbers on x86_64 and on aarch64.
+REFUSED_CALLS: dict[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "io_uring_setup": (425, 425),  # does what the calls here do without calling them
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "fork": (57, None),
+    "vfork": (58, None),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "pidfd_open": (434, 434),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "prctl": (157, 167),
+    "setrlimit": (160, 164),
+    "prlimit64": (302, 261),
+    "unshare": (272, 97),
+    "setns": (308, 268),
 }
-ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, kernel's name
 OTHER_CALL_TABLE = 0x40000000  # x32 numbers its calls from here: a way around the list above
 ALLOW, REFUSE = 0x7FFF0000, 0x00050001  # refuse = the call fails with EPERM
 
 HARMLESS_EVENTS = frozenset(
-    "import compile exec marshal.loads array.__new__ builtins.id builtins.input time.sleep "
-    "builtins.input/result object.__getattr__ sys._getframe sys._getframemodulename "
-    "sys.unraisablehook cpython._PySys_ClearAuditHooks".split()
+    [
+        *("compile", "exec", "marshal.loads", "object.__getattr__", "sys._getframe"),
+        *("sys._getframemodulename", "sys.unraisablehook", "cpython._PySys_ClearAuditHooks"),
+        *("array.__new__", "builtins.id", "builtins.input", "builtins.input/result", "time.sleep"),
+    ]
 )
 READING_EVENTS = frozenset(["open", "os.listdir", "os.scandir"])
-UNAUDITED_MODULES = frozenset(["ctypes", "_ctypes", "_posixsubprocess"])
+UNAUDITED_MODULES = frozenset(
+    ["ctypes", "_ctypes", "_posixsubprocess"]
+)  # no event tells their acts
 
 
 def main() -> None:
@@ -102,9 +122,9 @@ def close_files(readable: Iterable[str]) -> bool:
     for path in readable:
         _allow_reading(call, rules, path)
     _prctl(SET_NO_NEW_PRIVILEGES, 1)
-    closed = call(LANDLOCK_RESTRICT, rules, 0) == 0
+    result = call(LANDLOCK_RESTRICT, rules, 0)
     os.close(rules)
-    return closed
+    return bool(result == 0)
 
 
 def _allow_reading(call: Callable[..., int], rules: int, path: str) -> None:
@@ -121,16 +141,18 @@ def _allow_reading(call: Callable[..., int], rules: int, path: str) -> None:
 def refuse_calls() -> bool:
     """Refuse the kernel's calls in REFUSED_CALLS from here on; returns whether it holds."""
     machine = os.uname().machine
-    if machine not in REFUSED_CALLS or sys.maxsize.bit_length() < 63:
+    if machine not in MACHINES or sys.maxsize.bit_length() < 63:
         return False
-    code = _filter(ARCHITECTURE[machine], REFUSED_CALLS[machine])
+    column, architecture = MACHINES[machine]
+    numbers = [call[column] for call in REFUSED_CALLS.values()]
+    code = _filter(architecture, [number for number in numbers if number is not None])
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
     _prctl(SET_NO_NEW_PRIVILEGES, 1)
     return _prctl(SET_SECCOMP, 2, ctypes.create_string_buffer(program)) == 0
 
 
-def _filter(architecture: int, refused: tuple[int, ...]) -> bytes:
+def _filter(architecture: int, refused: list[int]) -> bytes:
     """A filter for the kernel: one load, one comparison for each refused call, two ends."""
     load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06
     last = len(refused) + 5
@@ -194,7 +216,7 @@ def make_guard(library: tuple[str, ...]) -> Callable[[str, tuple[Any, ...]], Non
 
 
 def run(program: str) -> int:
-    """Run the program as `__main__`; returns the exit code, after printing why it failed if it did."""
+    """Run the program as `__main__`; returns the exit code, and prints why where it failed."""
     sys.modules["__main__"] = module = type(sys)("__main__")
     try:
         exec(compile(program, "<program>", "exec"), vars(module))

@@ -1,0 +1,98 @@
+"""Counts what the runs of an experiment left on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from llmops.config import Price
+from llmops.metrics import percentile
+from llmops.summary import Evaluation, Latency, RunSummary, Score, Tokens
+from llmops.work import Work
+
+REASONS = 5
+LONGEST = 300
+"""Characters of a reason."""
+
+
+def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
+    """One cell: its rows, tokens, seconds and cost."""
+    failed, seconds, usage = 0, [], dict[str, list[int]]()
+    for row in item.run.rows():
+        failed += row.failed
+        if not row.failed:
+            seconds.append(row.latency_s)
+        for model, counts in row.usage.items():
+            total = usage.setdefault(model, [0, 0, 0])
+            usage[model] = [a + b for a, b in zip(total, counts, strict=True)]
+    prompt, completion = (sum(counts[at] for counts in usage.values()) for at in (1, 2))
+    return RunSummary(
+        variant=item.variant,
+        parameters=item.parameters,
+        dataset=item.dataset,
+        rows=len(item.table),
+        failed=failed,
+        tokens=Tokens(prompt=prompt, completion=completion, total=prompt + completion),
+        latency_s=Latency(p50=_seconds(seconds, 0.5), p95=_seconds(seconds, 0.95)),
+        cost_usd=_cost(usage, prices),
+        outputs=str(item.run.path),
+    )
+
+
+def _seconds(values: list[float], share: float) -> float | None:
+    return round(percentile(values, share), 4) if values else None
+
+
+def _cost(usage: dict[str, list[int]], prices: dict[str, Price]) -> float | None:
+    """USD; null where a model that was used has no price."""
+    if not usage or not set(usage) <= set(prices):
+        return None
+    return sum(
+        (counts[1] * prices[model].prompt + counts[2] * prices[model].completion) / 1e6
+        for model, counts in usage.items()
+    )
+
+
+def evaluation(item: Work) -> Evaluation:
+    """One evaluator over one cell."""
+    return Evaluation(
+        variant=item.variant,
+        dataset=item.dataset,
+        evaluator=item.evaluator or "",
+        rows=len(item.table),
+        failed=sum(row.failed for row in item.run.rows()),
+        outputs=str(item.run.path),
+    )
+
+
+def scores(item: Work) -> Iterator[Score]:
+    """The metrics of one evaluator over one cell."""
+    for metric, measured in (item.run.metrics() or {}).items():
+        yield Score(
+            variant=item.variant,
+            dataset=item.dataset,
+            evaluator=item.evaluator or "",
+            metric=metric,
+            rows=len(item.table),
+            **measured,
+        )
+
+
+def failures(works: Iterable[Work]) -> list[str]:
+    """Why rows failed, the most frequent reasons first, each with the line of one such row."""
+    counts: Counter[tuple[str, str]] = Counter()
+    lines: dict[tuple[str, str], str] = {}
+    for item in works:
+        for row in item.run.rows():
+            if row.error is not None:
+                reason = f"{row.error['type']}: {row.error['message']}"
+                key = item.name, " ".join(reason.split())[:LONGEST]
+                counts[key] += 1
+                if key not in lines:
+                    lines[key] = f"{item.table.path}: line {item.table.line(row.row)}"
+    told = [
+        f"{key[0]}: {count} {'row' if count == 1 else 'rows'} failed: {key[1]} ({lines[key]})"
+        for key, count in counts.most_common(REASONS)
+    ]
+    more = len(counts) - len(told)
+    return [*told, f"and {more} more reasons, see the report"] if more else told
