@@ -15,12 +15,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from llmops import connections
-from llmops.connections import Connection, check, choose_mode, load, missing
+from llmops import config, connections
+from llmops.connections import Connection, choose_mode
+from llmops.endpoints import check
 from llmops.errors import UserError
+from llmops.recordings import Target
 
 AOAI = {
     "name": "aoai",
@@ -42,9 +45,18 @@ def azure(**more: Any) -> dict[str, Any]:
     return {"name": "aoai", "type": "azure_open_ai", "api_base": BASE, "api_key": "k1", **more}
 
 
-def only(entries: list[dict[str, Any]], env: dict[str, str], *names: str) -> Connection:
-    (connection,) = load(entries, env, names).values()
+def load(entries: list[dict[str, Any]], env: dict[str, str]) -> dict[str, Connection]:
+    return connections.load([config.Connection(**entry) for entry in entries], env)
+
+
+def only(entries: list[dict[str, Any]], env: dict[str, str]) -> Connection:
+    (connection,) = load(entries, env).values()
     return connection
+
+
+def given(item: dict[str, Any]) -> Connection:
+    """A connection of which experiment.yaml says the name alone."""
+    return only([{"name": item["name"]}], listed(item))
 
 
 # --- forms -------------------------------------------------------------------------------------
@@ -120,15 +132,19 @@ FORMS: dict[str, tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]] = 
         {"AOAI_API_KEY": "a${api_base}%$#", "AOAI_API_BASE": BASE},
         {"api_key": "a${api_base}%$#"},
     ),
+    "an item with connection_type": (
+        [{"name": "aoai"}],
+        listed(azure(type=None, connection_type="AzureOpenAIConnection")),
+        {"api_key": "k1", "api_base": BASE},
+    ),
+    "the list as the documents show it": (
+        [AOAI],
+        {"COMMON_DEV_CONNECTIONS": json.dumps([azure(), azure(name="b")], indent="\t")},
+        {"api_key": "k1", "api_base": BASE},
+    ),
     "numbers, dates and truth values": (
-        [
-            {
-                "name": "aoai",
-                "connection_type": "custom",
-                "configs": {"top": 4, "strict": True, "none": None},
-            }
-        ],
-        {},
+        [{"name": "aoai", "connection_type": "custom"}],
+        {"aoai": '{"configs": {"top": 4, "strict": true, "none": null}}'},
         {"top": "4", "strict": "true"},
     ),
 }
@@ -138,9 +154,9 @@ FORMS: dict[str, tuple[list[dict[str, Any]], dict[str, str], dict[str, str]]] = 
 def test_each_form_is_read(form: str) -> None:
     entries, env, expected = FORMS[form]
     connection = only(entries, env)
-    assert {key: connection.read(key) for key in expected} == expected
-    assert connection.wanted
-    assert missing(connection) == []
+    found = connection.as_promptflow()["value"]
+    assert {key: found[key] for key in expected} == expected
+    assert connection.missing == ()
     assert choose_mode({"aoai": connection}, None) == "live"
 
 
@@ -148,42 +164,24 @@ def test_each_form_is_read(form: str) -> None:
     ("word", "expected"),
     [
         ("azure_open_ai", "AzureOpenAIConnection"),
-        ("AzureOpenAI", "AzureOpenAIConnection"),
+        ("AzureOpenAIConnection", "AzureOpenAIConnection"),
         ("open_ai", "OpenAIConnection"),
-        ("openai", "OpenAIConnection"),
         ("serverless", "ServerlessConnection"),
-        ("Custom", "CustomConnection"),
+        ("custom", "CustomConnection"),
         ("CognitiveSearchConnection", "CognitiveSearchConnection"),
     ],
 )
 def test_types_have_short_names(word: str, expected: str) -> None:
-    assert only([], listed({"name": "c", "type": word})).type == expected
+    assert given({"name": "c", "type": word}).type == expected
+    assert only([{"name": "c"}], {"c": json.dumps({"type": word})}).type == expected
     assert only([{"name": "c", "connection_type": word}], {}).type == expected
     assert only([AOAI | {"name": "c"}], {"C_CONNECTION_TYPE": word}).type == expected
 
 
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        ({"api_key": "", "api_base": "", "api_type": "azure"}, "AzureOpenAIConnection"),
-        ({"api_key": "k", "api_base": "https://h/v1", "api_type": "open_ai"}, "OpenAIConnection"),
-        ({"api_key": "k"}, "OpenAIConnection"),
-        ({"base_url": OLLAMA}, "OpenAIConnection"),
-    ],
-)
-def test_a_line_without_a_type_is_understood(item: dict[str, str], expected: str) -> None:
-    assert only([], {"mine": json.dumps(item)}, "mine").type == expected
-
-
-def test_a_connection_of_the_environment_alone() -> None:
-    env = {**listed(azure(), {"name": "other", "type": "open_ai"}), "mine": '{"api_key": "k"}'}
-    assert set(load([], env)) == {"aoai", "other"}
-    found = load([AOAI], env, ["mine", "nobody"])
-    assert {name: c.wanted for name, c in found.items()} == {
-        "aoai": True,
-        "mine": True,
-        "other": False,
-    }
+def test_only_connections_that_experiment_yaml_names_are_used() -> None:
+    env = {**listed(azure(), {"name": "other", "type": "nonsense"}), "mine": '{"api_key": "k"}'}
+    assert set(load([AOAI], env)) == {"aoai"}
+    assert load([], env) == {}
 
 
 def test_a_local_model_needs_no_key_and_leaves_azure_behind() -> None:
@@ -194,7 +192,7 @@ def test_a_local_model_needs_no_key_and_leaves_azure_behind() -> None:
     }
     connection = only([AOAI], env)
     assert (connection.type, connection.model) == ("OpenAIConnection", "llama3.2")
-    assert connection.base == OLLAMA
+    assert connection.upstream().base == OLLAMA
     assert connection.as_environment()["AOAI_MODEL"] == "llama3.2"
     without_key = only([AOAI], {key: env[key] for key in ("AOAI_API_BASE", "aoai")})
     assert without_key.as_promptflow()["value"] == {
@@ -202,31 +200,12 @@ def test_a_local_model_needs_no_key_and_leaves_azure_behind() -> None:
         "api_key": connections.NO_KEY,
     }
     plain = {"AOAI_CONNECTION_TYPE": "open_ai", "AOAI_BASE_URL": OLLAMA, "AOAI_MODEL": "m"}
-    assert missing(only([AOAI], plain)) == []
+    assert only([AOAI], plain).missing == ()
 
 
 def test_the_azure_address_is_not_sent_an_openai_key() -> None:
     env = {"AOAI_API_BASE": BASE, "aoai": '{"type": "open_ai", "api_key": "k"}'}
-    assert only([AOAI], env).base == connections.OPENAI_URL
-
-
-@pytest.mark.parametrize(
-    ("url", "private"),
-    [
-        (OLLAMA, True),
-        ("http://127.0.0.1:8000/v1", True),
-        ("http://[::1]:8000/v1", True),
-        ("http://192.168.1.7:8000", True),
-        ("http://ollama:11434/v1", True),
-        ("http://gpu.local/v1", True),
-        ("https://api.openai.com/v1", False),
-        ("https://8.8.8.8/v1", False),
-        ("", False),
-        ("http://[", False),
-    ],
-)
-def test_private_hosts(url: str, private: bool) -> None:
-    assert connections.is_private(url) is private
+    assert only([AOAI], env).upstream().base == connections.OPENAI_URL
 
 
 def test_a_custom_connection_keeps_configs_and_secrets_apart() -> None:
@@ -239,17 +218,10 @@ def test_a_custom_connection_keeps_configs_and_secrets_apart() -> None:
     connection = only([entry], {"SEARCH_INDEX": "docs", "SEARCH_PIN": "1234"})
     assert connection.values == {"endpoint": "https://search.example", "index": "docs"}
     assert connection.as_promptflow()["secret_keys"] == ["pin"]
-    assert missing(only([entry], {})) == ["SEARCH_INDEX", "SEARCH_PIN"]
+    assert only([entry], {}).missing == ("SEARCH_INDEX", "SEARCH_PIN")
     item = {"name": "search", "type": "custom", "configs": {"index": "docs"}, "anything": "s"}
-    connection = only([], listed(item))
+    connection = given(item)
     assert (connection.values, list(connection.secrets)) == ({"index": "docs"}, ["anything"])
-
-
-def test_sources_are_names() -> None:
-    env = {"AOAI_API_BASE": BASE, "K": "k1", **listed(azure()), "aoai": '{"api_version": "v"}'}
-    connection = only([{**AOAI, "api_key": "${K}"}], env)
-    expected = ("experiment.yaml", "AOAI_API_BASE", "K", "COMMON_DEV_CONNECTIONS", "aoai")
-    assert connection.sources == expected
 
 
 # --- bad input ---------------------------------------------------------------------------------
@@ -260,25 +232,20 @@ SLIP = "s3cret-slip"
 @pytest.mark.parametrize(
     ("entries", "env", "words"),
     [
-        ([], {"COMMON_DEV_CONNECTIONS": f'[{{"name": "a",\n "{SLIP}'}, ["line 2, column 2"]),
-        ([], {"COMMON_DEV_CONNECTIONS": f'{{"name": "{SLIP}"}}'}, ["not a list", "a JSON list"]),
-        ([], {"COMMON_DEV_CONNECTIONS": f'["{SLIP}"]'}, ["item 1", "not an object"]),
-        ([], listed({"type": SLIP}), ["COMMON_DEV_CONNECTIONS: item 1", "name"]),
-        ([], listed({"name": "a", "type": SLIP}), ["item 1: type", "expected", "azure_open_ai"]),
-        ([], listed(azure(), azure(api_key=SLIP)), ["item 2", "twice"]),
-        ([], listed(azure(api_key=[SLIP])), ["item 1: property 4"]),
+        ([], {"COMMON_DEV_CONNECTIONS": f'[{{"name": "a",\n "{SLIP}'}, ["line 2 column"]),
+        ([], {"COMMON_DEV_CONNECTIONS": f'{{"name": "{SLIP}"}}'}, ["not a JSON list"]),
+        ([], {"COMMON_DEV_CONNECTIONS": f'["{SLIP}"]'}, ["objects with a name"]),
+        ([], listed({"type": SLIP}), ["COMMON_DEV_CONNECTIONS", "name"]),
+        ([AOAI], listed(azure(type=SLIP)), ["aoai", "expected", "azure_open_ai"]),
+        ([AOAI], listed(azure(configs=SLIP)), ["aoai", "configs and secrets"]),
         ([], {"COMMON_DEV_CONNECTIONS": "[" * 100_000}, ["not JSON"]),
-        ([AOAI], {"aoai": SLIP}, ["aoai: line 1, column 1", "a JSON object"]),
-        ([AOAI], {"aoai": f'["{SLIP}"]'}, ["aoai: not an object"]),
-        ([AOAI], {"AOAI": "{" + SLIP}, ["AOAI: line 1, column 2"]),
+        ([AOAI], {"aoai": "{" + SLIP}, ["aoai: not JSON", "line 1 column 2"]),
+        ([AOAI], {"AOAI": "{" + SLIP}, ["AOAI: not JSON"]),
         ([AOAI], {"AOAI_API_BASE": f"{SLIP}.example"}, ["'aoai'", "api_base", "AOAI_API_BASE"]),
         ([AOAI], {"AOAI_API_BASE": f"https://h:{SLIP}"}, ["not an address"]),
         ([AOAI], {"AOAI_API_BASE": f"https://[{SLIP}"}, ["not an address"]),
-        ([AOAI, AOAI], {}, ["connections: aoai", "twice"]),
-        ([{"api_key": "x"}], {}, ["item 1: name"]),
-        ([{**AOAI, "api_kee": "x"}], {}, ["aoai", "'api_kee'", "expected one of", "api_key"]),
-        ([{**AOAI, "connection_type": "Azur"}], {}, ["connection_type", "'Azur'", "open_ai"]),
-        ([{**AOAI, "api_key": "${api_key"}], {}, ["aoai: api_key", "'${'"]),
+        ([AOAI], {"AOAI_API_BASE": f"https://me:{SLIP}@h/"}, ["no user, password or query"]),
+        ([{**AOAI, "connection_type": "Azur"}], {}, ["connections: aoai", "'Azur'", "open_ai"]),
         ([AOAI], {"AOAI_CONNECTION_TYPE": SLIP}, ["AOAI_CONNECTION_TYPE", "expected one of"]),
     ],
 )
@@ -293,7 +260,8 @@ def test_bad_input_says_where_and_never_what(
 
 
 def test_a_connection_may_be_called_like_a_variable_of_the_system() -> None:
-    assert only([{**AOAI, "name": "home"}], {"HOME": "/root"}).type == "AzureOpenAIConnection"
+    env = {"HOME": "/root", "home": "/root"}
+    assert only([{**AOAI, "name": "home"}], env).type == "AzureOpenAIConnection"
 
 
 # --- .env --------------------------------------------------------------------------------------
@@ -315,9 +283,13 @@ def test_environment_goes_over_dotenv(tmp_path: Path, monkeypatch: pytest.Monkey
     before = dict(os.environ)
     env = connections.environment(tmp_path)
     assert (env["PLAIN"], env["MINE"]) == ("${HOME}", "process")
-    assert set(load([AOAI], env)) == {"aoai", "other"}
+    found = load([AOAI, {"name": "other"}], env)
+    assert [(c.type, c.missing) for c in found.values()] == [
+        ("AzureOpenAIConnection", ()),
+        ("OpenAIConnection", ("OTHER_API_KEY",)),
+    ]
     assert dict(os.environ) == before
-    assert connections.dotenv(tmp_path / "nowhere") == {}
+    assert connections.environment(tmp_path / "nowhere") == before
 
 
 @pytest.mark.parametrize(
@@ -345,6 +317,8 @@ def test_a_bad_line_of_dotenv(tmp_path: Path, content: str, words: list[str]) ->
     ("entry", "env", "expected"),
     [
         (AOAI, {}, ["AOAI_API_KEY", "AOAI_API_BASE"]),
+        (AOAI, {"aoai": '{"api_key": "", "api_base": ""}'}, ["AOAI_API_KEY", "AOAI_API_BASE"]),
+        (AOAI, {"AOAI_API_KEY": "k", "AOAI_API_BASE": "https://….azure.com/"}, ["AOAI_API_BASE"]),
         (AOAI, {"AOAI_API_KEY": "<key>", "AOAI_API_BASE": BASE}, ["AOAI_API_KEY"]),
         (AOAI, {"AOAI_API_KEY": "xxxxxxxx", "AOAI_API_BASE": BASE}, ["AOAI_API_KEY"]),
         (AOAI, {"AOAI_API_KEY": "k", "AOAI_API_BASE": "https://xxxxxx/"}, ["AOAI_API_BASE"]),
@@ -359,9 +333,12 @@ def test_a_bad_line_of_dotenv(tmp_path: Path, content: str, words: list[str]) ->
         ({**AOAI, "auth_mode": "meid_token"}, {}, ["AOAI_API_BASE"]),
         ({"name": "my-ai", "connection_type": "OpenAIConnection"}, {}, ["MY_AI_API_KEY"]),
         ({"name": "o", "connection_type": "open_ai"}, {"O_API_KEY": "k"}, []),
-        ({"name": "o", "connection_type": "open_ai"}, {"O_BASE_URL": "https://h.com/v1"}, None),
         ({"name": "o", "connection_type": "open_ai"}, {"O_BASE_URL": OLLAMA}, []),
-        ({"name": "o", "connection_type": "open_ai"}, {"O_API_BASE": OLLAMA}, []),
+        (
+            {"name": "o", "connection_type": "open_ai"},
+            {"O_BASE_URL": "https://<host>/v1", "O_API_KEY": "k"},
+            ["O_BASE_URL"],
+        ),
         (
             {"name": "s", "connection_type": "serverless"},
             {"S_API_KEY": "k"},
@@ -370,10 +347,8 @@ def test_a_bad_line_of_dotenv(tmp_path: Path, content: str, words: list[str]) ->
         ({"name": "c", "connection_type": "custom", "configs": {"empty": ""}}, {}, []),
     ],
 )
-def test_missing_variables(
-    entry: dict[str, Any], env: dict[str, str], expected: list[str] | None
-) -> None:
-    assert missing(only([entry], env)) == (["O_API_KEY"] if expected is None else expected)
+def test_missing_variables(entry: dict[str, Any], env: dict[str, str], expected: list[str]) -> None:
+    assert only([entry], env).missing == tuple(expected)
 
 
 READY = {"AOAI_API_KEY": "k", "AOAI_API_BASE": BASE}
@@ -390,7 +365,7 @@ SEARCH = {"name": "search", "connection_type": "custom", "configs": {"index": "d
         ([AOAI, SEARCH], {}, None, "replay"),
         ([AOAI], READY, None, "live"),
         ([AOAI], READY, "record", "record"),
-        ([AOAI], READY, "Replay", "replay"),
+        ([AOAI], READY, "replay", "replay"),
         ([AOAI, OTHER], READY, "replay", "replay"),
         ([AOAI], {**READY, **listed({"name": "shared", "type": "open_ai"})}, None, "live"),
         ([AOAI], listed({"name": "shared", "type": "open_ai", "api_key": "k"}), None, "replay"),
@@ -431,14 +406,7 @@ EVERY_TYPE: dict[str, dict[str, Any]] = {
     "AzureContentSafetyConnection": {"endpoint": "https://h.example"},
     "FormRecognizerConnection": {"endpoint": "https://h.example"},
     "SerpConnection": {},
-    "BingConnection": {},
 }
-
-
-def test_the_table_names_every_type() -> None:
-    assert set(connections.KINDS) == {*EVERY_TYPE, "CustomConnection"}
-
-
 LOOPBACK = "http://127.0.0.1:1/c/0"
 CASES = {
     **{kind: {"type": kind, "api_key": "k1", **more} for kind, more in EVERY_TYPE.items()},
@@ -463,7 +431,7 @@ print(json.dumps({n: [type(c).__name__, *map(vars(c).get, ("configs", "secrets")
 
 
 def case(name: str) -> Connection:
-    return only([], listed({"name": "c", **CASES[name]}))
+    return given({"name": "c", **CASES[name]})
 
 
 @pytest.fixture(scope="module")
@@ -522,45 +490,53 @@ def test_through_the_recording_server(name: str, key: str, expected: str, real: 
 def test_custom_connections_are_left_alone() -> None:
     connection = case("custom")
     assert connection.through(LOOPBACK) is connection
-    assert connection.upstream()["kind"] == "none"
+    assert not connection.served
+
+
+def test_another_type_of_promptflow_passes_through() -> None:
+    entry = {
+        "name": "search",
+        "connection_type": "CognitiveSearchConnection",
+        "api_base": "https://h",
+    }
+    connection = only([entry | {"api_key": "${api_key}"}], {"SEARCH_API_KEY": "k1"})
+    assert connection.as_promptflow() == {
+        "type": "CognitiveSearchConnection",
+        "module": "promptflow.connections",
+        "value": {"api_base": "https://h", "api_key": "k1"},
+        "secret_keys": ["api_key"],
+    }
+    assert "https://h" in connection.address
+    assert only([entry], {"SEARCH_API_KEY": "k1"}).secrets.keys() == {"api_key"}
 
 
 def test_upstream() -> None:
-    assert only([], listed(azure(api_version="v"))).upstream() == {
-        "base": "https://unit.openai.azure.com",
-        "headers": {"api-key": "k1"},
-        "query": {"api-version": "v"},
-        "kind": "azure",
-    }
+    assert given(azure(api_version="v")).upstream() == Target(
+        "https://unit.openai.azure.com", "azure", {"api-key": "k1"}, {"api-version": "v"}
+    )
     openai = {"name": "o", "type": "open_ai", "api_key": "k1", "organization": "org"}
-    assert only([], listed(openai)).upstream() == {
-        "base": "https://api.openai.com/v1",
-        "headers": {"Authorization": "Bearer k1", "OpenAI-Organization": "org"},
-        "query": {},
-        "kind": "openai",
-    }
+    headers = {"Authorization": "Bearer k1", "OpenAI-Organization": "org"}
+    assert given(openai).upstream() == Target("https://api.openai.com/v1", "openai", headers)
     serverless = {"name": "s", "type": "serverless", "api_key": "k1", "api_base": "https://h/"}
-    assert only([], listed(serverless)).upstream()["base"] == "https://h/v1"
+    assert given(serverless).upstream().base == "https://h/v1"
 
 
 def test_address_tells_where_but_no_secret() -> None:
-    assert only([], listed(azure())).address == (
-        "https://unit.openai.azure.com?api-version=2024-02-01"
-    )
-    item = {"name": "o", "type": "open_ai", "api_key": "k", "base_url": f"https://me:{SLIP}@h:1/v1"}
-    connection = only([], listed(item))
+    assert given(azure()).address == "https://unit.openai.azure.com?api-version=2024-02-01"
+    item = {"name": "o", "type": "open_ai", "api_key": SLIP, "base_url": "https://h:1/v1"}
+    connection = given(item)
     assert connection.address == "https://h:1/v1"
-    assert SLIP not in connection.model_dump_json() + repr(connection)
-    assert connection.through(LOOPBACK).base == f"{LOOPBACK}/v1"
-    assert only([AOAI], {"AOAI_API_BASE": "https://[<name>"}).address.startswith("AzureOpenAI")
+    assert SLIP not in connection.model_dump_json() + repr(connection) + repr(connection.upstream())
+    assert connection.through(LOOPBACK).upstream().base == f"{LOOPBACK}/v1"
     custom = {"name": "c", "type": "custom", "configs": {"index": "i"}, "pin": SLIP}
-    assert only([], listed(custom)).address == 'CustomConnection:{"index": "i"}'
+    custom |= {"endpoint": f"https://h/?sig={SLIP}"}
+    assert given(custom).address == 'CustomConnection:{"index": "i"}'
 
 
 def test_environment_of_a_child() -> None:
     entry = {**AOAI, "api_key": "${TEAM_KEY}"}
     child = only([entry], {"TEAM_KEY": "k1", "AOAI_API_BASE": BASE}).as_environment()
-    assert child["AOAI_API_KEY"] == child["TEAM_KEY"] == "k1"
+    assert child["AOAI_API_KEY"] == "k1"
     assert (child["AOAI_API_BASE"], child["AOAI_API_VERSION"]) == (BASE, "2024-02-01")
 
 
@@ -572,11 +548,10 @@ SECRETS = st.tuples(st.text(max_size=20), st.text(max_size=20)).map(lambda t: MA
 
 def shown(connection: Connection) -> str:
     parts = [repr(connection), str(connection), f"{connection}", str(connection.model_dump())]
-    more = [connection.model_dump_json(), connection.address, str(missing(connection))]
-    return "\n".join([*parts, *more, str(connection.sources), str(connection.variables)])
+    return "\n".join([*parts, connection.model_dump_json(), connection.address])
 
 
-@given(secret=SECRETS, cut=st.integers(0, 200))
+@hypothesis.given(secret=SECRETS, cut=st.integers(0, 200))
 @settings(max_examples=150, deadline=None)
 def test_no_secret_is_ever_shown(secret: str, cut: int) -> None:
     item = {"name": "c", "type": "custom", "secrets": {"pin": secret}, "more": secret}
@@ -591,7 +566,8 @@ def test_no_secret_is_ever_shown(secret: str, cut: int) -> None:
         {"AOAI_API_BASE": secret},
     ):
         try:
-            text = "\n".join(shown(c) for c in load([AOAI], env).values())
+            found = load([AOAI, {"name": "c"}], env)
+            text = "\n".join(shown(c) for c in found.values())
         except UserError as error:
             text = f"{error!r} {error.__cause__!r}"
         assert MARK not in text
@@ -657,7 +633,7 @@ def server(answer: Reply) -> Iterator[str]:
 
 
 def to(url: str, **more: Any) -> Connection:
-    return only([], listed(azure(api_base=url, api_key=SLIP, **more)))
+    return given(azure(api_base=url, api_key=SLIP, **more))
 
 
 @pytest.fixture(autouse=True)
@@ -673,15 +649,15 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         (reply(200, '{"data": []}'), True, ["answers"]),
         (reply(401), False, ["refuses the key (401)", "AOAI_API_KEY"]),
         (reply(403), False, ["refuses access (403)", "AOAI_API_KEY"]),
-        (reply(404, "nothing", "text/plain"), True, ["no list of models"]),
+        (reply(404, "nothing", "text/plain"), True, ["404", "no list of models"]),
         (reply(429), False, ["429", "wait"]),
         (reply(500), False, ["fault of its own (500)"]),
         (reply(503, "<html>", "text/html"), False, ["503"]),
-        (reply(302), False, ["redirects", "AOAI_API_BASE"]),
-        (reply(400), False, ["refuses the question (400)"]),
+        (reply(302), False, ["does not take the question (302)", "AOAI_API_BASE"]),
+        (reply(400), False, ["does not take the question (400)"]),
         (reply(200, "<!doctype html>", "text/html"), False, ["not in JSON", "AOAI_API_BASE"]),
-        (drip, False, ["did not answer within 0.5 s"]),
-        (lambda handler: time.sleep(1), False, ["did not answer within 0.5 s"]),
+        (drip, False, ["did not answer in time"]),
+        (lambda handler: time.sleep(1), False, ["did not answer in time"]),
         (lambda handler: handler.wfile.write(b"hello\r\n"), False, ["does not speak HTTP"]),
     ],
 )
@@ -708,7 +684,10 @@ def test_a_name_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert "host name nowhere.invalid is not known" in check(to("https://nowhere.invalid")).sentence
+    assert (
+        "nowhere.invalid is a host name that is not known"
+        in check(to("https://nowhere.invalid")).sentence
+    )
 
 
 def test_a_server_without_tls() -> None:
@@ -720,7 +699,7 @@ def test_a_server_without_tls() -> None:
 @pytest.mark.parametrize("key", [f"{SLIP}\nmore", f"{SLIP}-é", f"{SLIP}\x00"])
 def test_a_key_with_a_character_that_cannot_be_sent(key: str) -> None:
     with server(reply(200)) as url:
-        said = check(only([], listed(azure(api_base=url, api_key=key))), timeout_s=5)
+        said = check(given(azure(api_base=url, api_key=key)), timeout_s=5)
     assert not said.ok
     assert "AOAI_API_KEY holds a character" in said.sentence
     assert SLIP not in said.sentence
@@ -730,8 +709,8 @@ def test_the_question_costs_nothing() -> None:
     with server(reply(200)) as url:
         assert check(to(url, api_version="2024-06-01")).ok
         openai = {"name": "o", "type": "open_ai", "api_key": "k1", "base_url": f"{url}/v1"}
-        assert check(only([], listed(openai))).ok
-        keyless = only([], listed(azure(api_base=url, api_type="azure_ad", api_key=SLIP)))
+        assert check(given(openai)).ok
+        keyless = given(azure(api_base=url, api_type="azure_ad", api_key=SLIP))
         assert check(keyless).ok
     (first, azure_headers), (second, openai_headers), (_, keyless_headers) = SEEN
     assert first == "/openai/models?api-version=2024-06-01"
@@ -745,14 +724,3 @@ def test_signing_in_without_a_key_is_left_to_the_first_call() -> None:
         said = check(to(url, auth_mode="meid_token"))
     assert said.ok
     assert "sign in" in said.sentence
-
-
-def test_an_incomplete_connection_is_not_asked() -> None:
-    said = check(only([AOAI], {"AOAI_API_KEY": SLIP}))
-    assert (said.ok, said.sentence) == (False, "not asked: AOAI_API_BASE must be set first")
-
-
-def test_a_custom_connection_is_not_asked() -> None:
-    said = check(only([], listed({"name": "c", "type": "custom", "api_key": "k"})))
-    assert said.ok
-    assert "not asked" in said.sentence

@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
-from llmops import connections, doctor
+from llmops import doctor, stages
+from llmops.settings import Settings
 
-AOAI = {
-    "name": "aoai",
-    "connection_type": "AzureOpenAIConnection",
-    "api_base": "${api_base}",
-    "api_key": "${api_key}",
-}
+EXPERIMENT = """\
+name: x
+flow: flows/standard
+connections:
+  - {name: aoai, api_base: "${api_base}", api_key: "${api_key}"}
+"""
+ANSWER = '{"path": "/chat/completions", "request": {"model": "m%d"}, "response": {}}\n'
 MARK = "qZ7-mark"
+DEFAULT = Settings()
+# What can stand in a variable of the process.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=10)
 
 
 class Models(BaseHTTPRequestHandler):
@@ -55,21 +61,29 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "experiment.yaml").write_text("name: x\nflow: flows/standard\n")
+    (tmp_path / "experiment.yaml").write_text(EXPERIMENT)
     (tmp_path / "experiment.pr.yaml").write_text("datasets: []\n")
     (tmp_path / "recordings").mkdir()
-    (tmp_path / "recordings" / "answers.jsonl").write_text("{}\n\n{}\n{}")
+    (tmp_path / "recordings" / "answers.jsonl").write_text(ANSWER % 1 + "\n" + ANSWER % 2)
     return tmp_path
 
 
+def say(folder: Path, env: dict[str, str], settings: Settings = DEFAULT) -> tuple[str, int]:
+    """The report with these variables set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        return doctor.report(settings, folder)
+
+
 def test_a_fresh_machine_replays(folder: Path) -> None:
-    text, code = doctor.report([AOAI], {"ENV": "pr"}, folder)
+    text, code = say(folder, {}, Settings(env="pr"))
     assert code == 0
     for words in (
         "replay: answers come from recordings/",
-        "3 answers in 1 files",
+        "2 answers",
         "lacks AOAI_API_KEY, AOAI_API_BASE",
-        "with experiment.pr.yaml over it",
+        "valid for ENV=pr",
         "cp .env.example .env",
         "GB free",
         "A run can start.",
@@ -84,58 +98,76 @@ def test_a_fresh_machine_replays(folder: Path) -> None:
 
 def test_live_endpoints_are_asked(folder: Path, endpoint: str) -> None:
     (folder / ".env").write_text(f"AOAI_API_KEY={MARK}\nAOAI_API_BASE={endpoint}\n")
-    text, code = doctor.report([AOAI], connections.environment(folder), folder)
+    text, code = say(folder, {})
     assert code == 0, text
     assert "live: the models are asked" in text
-    assert "AOAI_API_BASE (.env), AOAI_API_KEY (.env)" in text.replace(
-        "AOAI_API_KEY (.env), AOAI_API_BASE (.env)", "AOAI_API_BASE (.env), AOAI_API_KEY (.env)"
-    )
     assert "answers (0." in text
     assert MARK not in text
 
 
 def test_an_endpoint_that_refuses_the_key(folder: Path, endpoint: str) -> None:
     env = {"AOAI_API_KEY": f"not-{MARK}", "AOAI_API_BASE": endpoint}
-    text, code = doctor.report([AOAI], env, folder)
+    text, code = say(folder, env)
     assert code == 1
     assert "refuses the key (401): check AOAI_API_KEY" in text
-    assert "To fix: aoai" in text
+    assert "To fix: connection aoai." in text
     assert MARK not in text
-    assert doctor.report([AOAI], {**env, "LLM": "replay"}, folder)[1] == 0
+    assert say(folder, env, Settings(llm="replay"))[1] == 0
 
 
-def test_a_connection_nobody_uses_does_no_harm(folder: Path) -> None:
+def test_llm_and_env_are_not_read_from_dotenv(folder: Path) -> None:
+    (folder / ".env").write_text("LLM=live\nENV=nowhere\n")
+    text, code = say(folder, {})
+    assert code == 0, text
+    assert "valid for ENV=dev" in text
+
+
+def test_connections_of_the_shared_list_that_nobody_uses_do_no_harm(folder: Path) -> None:
     item = {"name": "shared", "type": "open_ai", "api_key": MARK, "base_url": "http://127.0.0.1:9"}
-    env = {"COMMON_DEV_CONNECTIONS": json.dumps([item])}
-    text, code = doctor.report([AOAI], env, folder)
+    text, code = say(folder, {"COMMON_DEV_CONNECTIONS": json.dumps([item])})
     assert code == 0
-    assert "not used by this experiment" in text
+    assert "shared" not in text
+
+
+def test_a_custom_connection_is_not_asked(folder: Path, endpoint: str) -> None:
+    entry = "  - {name: c, connection_type: custom, configs: {index: docs}}\n"
+    (folder / "experiment.yaml").write_text(EXPERIMENT + entry)
+    text, code = say(folder, {"AOAI_API_KEY": MARK, "AOAI_API_BASE": endpoint})
+    assert code == 0, text
+    assert "CustomConnection: complete, not asked" in text
 
 
 @pytest.mark.parametrize(
-    ("env", "words"),
+    ("env", "llm", "words"),
     [
-        ({"LLM": "live"}, ["LLM=live", "AOAI_API_KEY"]),
-        ({"LLM": "maybe"}, ["expected one of live, replay, record"]),
-        ({"COMMON_DEV_CONNECTIONS": f"[{MARK}"}, ["COMMON_DEV_CONNECTIONS: line 1, column 2"]),
+        ({}, "live", ["LLM=live", "AOAI_API_KEY"]),
+        ({}, "maybe", ["expected one of live, replay, record"]),
+        ({"COMMON_DEV_CONNECTIONS": f"[{MARK}"}, None, ["COMMON_DEV_CONNECTIONS", "column 2"]),
     ],
 )
-def test_what_stops_a_run(folder: Path, env: dict[str, str], words: list[str]) -> None:
-    text, code = doctor.report([AOAI], env, folder)
+def test_what_stops_a_run(folder: Path, env: dict[str, str], llm: str, words: list[str]) -> None:
+    text, code = say(folder, env, Settings(llm=llm))
     assert code == 1
-    assert all(word in text for word in [*words, "FIX", "A run cannot start. To fix: mode."])
+    assert all(word in text for word in [*words, "FIX", "A run cannot start. To fix: settings"])
     assert MARK not in text
 
 
 def test_a_folder_without_anything(tmp_path: Path) -> None:
-    text, code = doctor.report([AOAI], {}, tmp_path)
+    text, code = say(tmp_path, {})
     assert code == 1
-    assert "experiment.yaml, recordings" in text
+    assert "experiment.yaml: not found" in text
+
+
+def test_a_replay_without_recordings(folder: Path) -> None:
+    (folder / "recordings" / "answers.jsonl").unlink()
+    text, code = say(folder, {})
+    assert code == 1
+    assert "To fix: recordings." in text
 
 
 def test_a_bad_dotenv(folder: Path) -> None:
     (folder / ".env").write_text(f"{MARK}\n")
-    text, code = doctor.report([AOAI], {}, folder)
+    text, code = say(folder, {})
     assert code == 1
     assert ".env: line 1" in text
     assert MARK not in text
@@ -144,7 +176,7 @@ def test_a_bad_dotenv(folder: Path) -> None:
 def test_reports_that_cannot_be_written(folder: Path) -> None:
     # A file in its place: what a mode forbids, root may do.
     (folder / "reports").write_text("")
-    text, code = doctor.report([AOAI], {}, folder)
+    text, code = say(folder, {})
     assert code == 1
     assert "To fix: reports/" in text
 
@@ -152,19 +184,28 @@ def test_reports_that_cannot_be_written(folder: Path) -> None:
 def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    text, code = doctor.report([AOAI], {}, folder)
+    text, code = say(folder, {})
     assert code == 1
     assert "free at least 200 MB" in text
 
 
-@given(head=st.text(max_size=10), tail=st.text(max_size=10))
-@settings(max_examples=30, deadline=None)
+def test_the_stage_prints_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert stages.doctor(Settings()) == 0
+    assert "A run can start." in capsys.readouterr().out
+
+
+@given(head=TEXT, tail=TEXT)
+@effort(max_examples=30, deadline=None)
 def test_no_secret_is_ever_printed(
     tmp_path_factory: pytest.TempPathFactory, head: str, tail: str
 ) -> None:
     secret = f"{head}{MARK}{tail}"
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "experiment.yaml").write_text(EXPERIMENT + "  - {name: shared}\n")
     item = {"name": "shared", "type": "custom", "api_key": secret, "pin": secret}
     env = {"AOAI_API_KEY": secret, "COMMON_DEV_CONNECTIONS": json.dumps([item])}
-    env |= {"AOAI_API_BASE": "http://127.0.0.1:9"}
-    text, _ = doctor.report([AOAI], env, tmp_path_factory.getbasetemp())
+    text, _ = say(folder, env | {"AOAI_API_BASE": "http://127.0.0.1:9"})
     assert MARK not in text

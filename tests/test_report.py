@@ -158,6 +158,7 @@ def text_of(path: str) -> str:
 
 def check(verdict: str, value: float, name: str = "match.f1 ≥ 0.8", **more: Any) -> Check:
     facts = {"variant": "default", "dataset": "news", "limit": 0.8, "message": "30 of 30 rows"}
+    facts |= {"evaluator": "match", "metric": "f1", "bound": "min"}
     return Check(check=name, verdict=verdict, value=value, **(facts | more))
 
 
@@ -272,10 +273,10 @@ def test_the_best_variant_comes_first() -> None:
 @pytest.mark.parametrize(
     ("checks", "first"),
     [
-        ([check("fail", 0.9, "match.f1 ≤ 0.8")], "low"),
-        ([check("fail", 0.9, "match.f1 ≤ 0.8"), check("pass", 0.9, limit=0.1)], "default"),
+        ([check("fail", 0.9, bound="max")], "low"),
+        ([check("fail", 0.9, bound="max"), check("pass", 0.9, limit=0.1)], "default"),
         ([check("pass", 0.9)], "default"),
-        ([check("fail", 0.9, "coverage of match.f1 ≥ 1", limit=1.0)], "default"),
+        ([check("fail", 0.9, limit=1.0, bound="coverage")], "default"),
     ],
     ids=["only a maximum", "maximum and minimum", "minimum", "coverage"],
 )

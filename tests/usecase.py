@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def run(text):
     return {"answer": answer.choices[0].message.content}
 """
 
+ASK_PLAINLY = """
+import json
+import os
+import urllib.request
+
+ADDRESS = os.environ["AOAI_API_BASE"] + "/v1/chat/completions"
+
+
+def run(text):
+    question = {"model": "standin-small", "messages": [{"role": "user", "content": text}]}
+    with urllib.request.urlopen(ADDRESS, json.dumps(question).encode()) as answer:
+        return {"answer": json.load(answer)["choices"][0]["message"]["content"]}
+"""
+
 WORDS = ("ant", "bee", "cat", "dog", "eel", "fox")
 
 AOAI: Json = {
@@ -66,7 +81,7 @@ AOAI: Json = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended; `summary` is reports/summary.json, null where there is none."""
+    """How a task ended; `summary` is reports/summary.json, null where there is no such file."""
 
     code: int
     out: str
@@ -180,7 +195,9 @@ class UseCase:
     def summary(self) -> Json | None:
         """reports/summary.json."""
         path = self.folder / "reports" / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            return json.loads(path.read_text(encoding="utf-8"))
+        return None
 
     def finished(self, name: str = "*") -> list[Json]:
         """The rows on disk of the runs whose folders match a pattern."""

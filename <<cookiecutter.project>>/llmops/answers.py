@@ -28,9 +28,7 @@ class Answers:
     """
 
     def __init__(self, experiment: Experiment, llm: str | None, root: Path = Path()) -> None:
-        environment = links.environment(root)
-        entries = [entry.model_dump(exclude_none=True) for entry in experiment.connections]
-        self._real = links.load(entries, environment)
+        self._real = links.load(experiment.connections, links.environment(root))
         self.mode = links.choose_mode(self._real, llm)
         self._folder = root / FOLDER
         self._server: recordings.Server | None = None
@@ -55,12 +53,10 @@ class Answers:
             UserError: an endpoint refuses, does not answer, or refuses the key.
         """
         if self.mode != "replay":
-            asked = {name: links.check(link) for name, link in self._real.items()}
-            problems = [
-                f"connection '{name}': {answer.sentence.rstrip('.')}"
-                for name, answer in asked.items()
-                if not answer.ok
-            ]
+            from llmops import endpoints  # its HTTP client is not needed for a replay
+
+            asked = {link.name: endpoints.check(link) for link in self._served()}
+            problems = [f"connection '{n}': {a.sentence}" for n, a in asked.items() if not a.ok]
             if problems:
                 raise UserError("\n".join(problems))
         if self.mode != "live" and self._server is None:
@@ -72,8 +68,10 @@ class Answers:
         """The real endpoints behind the loopback server; none for replay, which needs no key."""
         if self.mode == "replay":
             return {}
-        served = [link for link in self._real.values() if link.served]
-        return {link.name: recordings.Target(**link.upstream()) for link in served}
+        return {link.name: link.upstream() for link in self._served()}
+
+    def _served(self) -> list[Connection]:
+        return [link for link in self._real.values() if link.served]
 
     def connections(self) -> dict[str, Connection]:
         """The connections for a worker: the real ones, or pointed at the loopback server."""

@@ -372,27 +372,35 @@ def _with_known_references(experiment: Experiment) -> Experiment:
 def _salvage(blocks: Mapping[str, Any], errors: list[ErrorDetails]) -> Experiment | None:
     """The experiment without what the errors are about: a key, an item of a list, or a block."""
     rest = json.loads(json.dumps(blocks))
-    dropped: set[tuple[str, int]] = set()
+    items: set[tuple[str, int]] = set()
+    for error in errors:
+        if error["type"] == "extra_forbidden":
+            _remove(rest, error["loc"])
     for error in errors:
         block, at = (*error["loc"], "", "")[:2]
         if error["type"] == "extra_forbidden":
-            _remove(rest, error["loc"])
-        elif isinstance(at, int):
-            dropped.add((str(block), at))
-        elif block != "name":
-            rest.pop(block, None)
-        elif "flow" in rest:
+            continue
+        if isinstance(at, int) and isinstance(block, str):
+            items.add((block, at))
+        elif block == "name" and "flow" in rest:
             rest["name"] = "unnamed"
-    for block, at in sorted(dropped, reverse=True):
-        item = rest[block].pop(at)
-        if block == "evaluators":
-            rest.pop("gate", None)  # it may speak of this one
-        elif block == "connections" and _names([item]):
-            rest[block].append({"name": item["name"]})
+        else:
+            rest.pop(block, None)
+    for block, at in sorted(items, reverse=True):
+        if isinstance(rest.get(block), list):
+            _leave_out(rest, block, at)
     try:
         return Experiment.model_validate(rest)
     except ValidationError:
         return None
+
+
+def _leave_out(rest: dict[str, Any], block: str, at: int) -> None:
+    item = rest[block].pop(at)
+    if block == "evaluators":
+        rest.pop("gate", None)  # it may speak of this one
+    elif block == "connections" and _names([item]):
+        rest[block].append({"name": str(item["name"])})
 
 
 def _remove(document: Any, loc: tuple[int | str, ...]) -> None:

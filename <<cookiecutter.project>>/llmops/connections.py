@@ -24,8 +24,8 @@ from dotenv.parser import parse_stream
 from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic_core import from_json
 
-from llmops import config
 from llmops.config import EXPERIMENT
+from llmops.config import Connection as Entry
 from llmops.errors import UserError
 from llmops.recordings import Target
 
@@ -38,19 +38,22 @@ REPLAYED_KEY = "replayed"
 AZURE_OPENAI = "AzureOpenAIConnection"
 OPENAI = "OpenAIConnection"
 SERVERLESS = "ServerlessConnection"
-# The properties of the types that lead to a model. A connection of another type may have any
-# properties; they are passed on as they are.
+# The types that lead to a model, with the key, the address and the other properties of each. A
+# connection of another type may have any properties; they are passed on as they are.
 _MODELS = {
     AZURE_OPENAI: ("api_key", "api_base", "api_type", "api_version", "auth_mode"),
     OPENAI: ("api_key", "base_url", "organization"),
     SERVERLESS: ("api_key", "api_base"),
 }
-_PUBLIC = {key for properties in _MODELS.values() for key in properties} - {"api_key"}
+_ADDRESSES = {"api_base", "base_url", "endpoint", "url"}
+_PUBLIC = {"api_type", "api_version", "auth_mode", "organization", "model", *_ADDRESSES}
 _NOT_PROPERTIES = {"name", "type", "connection_type", "configs", "secrets"}
 _SHORT = {"azure_open_ai": AZURE_OPENAI, "open_ai": OPENAI, "serverless": SERVERLESS}
 _SHORT |= {"custom": "CustomConnection"}
 
 Mode = Literal["live", "replay", "record"]
+Block = Mapping[str, Any]
+Variables = Mapping[str, str]
 
 
 class Connection(BaseModel):
@@ -69,10 +72,6 @@ class Connection(BaseModel):
     secrets: dict[str, SecretStr] = {}
     model: str | None = None
     missing: tuple[str, ...] = ()
-
-    def variable(self, key: str) -> str:
-        """The plain variable that sets a property."""
-        return _variable(self.name, key)
 
     @property
     def served(self) -> bool:
@@ -104,14 +103,14 @@ class Connection(BaseModel):
     def as_environment(self) -> dict[str, str]:
         """Variables for a child process whose flow reads the environment; secrets in clear."""
         found = self._properties | {"model": self.model or ""}
-        return {self.variable(key): text for key, text in found.items() if text}
+        return {variable(self.name, key): text for key, text in found.items() if text}
 
     def through(self, url: str) -> Connection:
         """The same connection by way of the recording server at `url`; others stay as they are."""
         if not self.served:
             return self
         target = url if self.type == AZURE_OPENAI else f"{url}/v1"
-        values = self.values | {_address(self.type): target}
+        values = self.values | {_MODELS[self.type][1]: target}
         values.pop("auth_mode", None)
         secrets = {"api_key": SecretStr(REPLAYED_KEY)}
         return self.model_copy(update={"values": values, "secrets": secrets})
@@ -129,7 +128,7 @@ class Connection(BaseModel):
 
     @property
     def _base(self) -> str:
-        address = self.values.get(_address(self.type), "").rstrip("/")
+        address = self.values.get(_MODELS[self.type][1], "").rstrip("/")
         more = self.type == SERVERLESS and not address.endswith("/v1")
         return f"{address}/v1" if more else address
 
@@ -175,16 +174,13 @@ def environment(folder: Path = Path()) -> dict[str, str]:
     Raises:
         UserError: `.env` is not UTF-8, or a line of it is not NAME=value.
     """
-    path = folder / ".env"
-    return {**(_dotenv(path) if path.is_file() else {}), **os.environ}
-
-
-def _dotenv(path: Path) -> dict[str, str]:
+    path, found = folder / ".env", {}
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        text = ""
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{path}: cannot be read, or is not UTF-8. Save it as UTF-8.") from None
-    found = {}
     # The parser behind dotenv_values, which would only log the lines that it cannot read.
     for binding in parse_stream(StringIO(text)):
         if binding.error or (binding.key and binding.value is None):
@@ -195,10 +191,10 @@ def _dotenv(path: Path) -> dict[str, str]:
             )
         if binding.key:
             found[binding.key] = binding.value or ""
-    return found
+    return {**found, **os.environ}
 
 
-def load(entries: Iterable[config.Connection], env: Mapping[str, str]) -> dict[str, Connection]:
+def load(entries: Iterable[Entry], env: Variables) -> dict[str, Connection]:
     """The connections that experiment.yaml names, by name; `env` as from `environment`.
 
     Raises:
@@ -210,54 +206,47 @@ def load(entries: Iterable[config.Connection], env: Mapping[str, str]) -> dict[s
     return {entry.name: _connection(entry, listed, env) for entry in entries}
 
 
-def _connection(
-    entry: config.Connection, listed: list[dict[str, Any]], env: Mapping[str, str]
-) -> Connection:
+def _connection(entry: Entry, listed: list[Block], env: Variables) -> Connection:
     sources = [(_type(where, block), block) for where, block in _sources(entry, listed, env)]
     kind = [AZURE_OPENAI, *(kind for kind, _ in sources if kind)][-1]
     blocks = [block for other, block in sources if other in ("", kind)]
     given = _merge(entry.name, kind, blocks)
-    model = given.pop("model")
-    # Whatever is not known to be public is a secret.
-    public = _PUBLIC.union(*(block.get("configs") or () for block in blocks))
+    public = _public(given, blocks)
     missing = _missing(entry.name, kind, given, public)
-    if kind in _MODELS:
-        given = {key: text for key, text in given.items() if not _blank(text)}
+    kept = [k for k in _MODELS[kind] if not _blank(given[k])] if kind in _MODELS else [*given]
     return Connection(
         name=entry.name,
         type=kind,
-        values={key: text for key, text in given.items() if key in public},
-        secrets={key: SecretStr(text) for key, text in given.items() if key not in public},
-        model=model or None,
+        values={key: given[key] for key in kept if key in public},
+        secrets={key: SecretStr(given[key]) for key in kept if key not in public},
+        model=None if _blank(model := given.get("model", "")) else model,
         missing=missing,
     )
 
 
-def _sources(
-    entry: config.Connection, listed: list[dict[str, Any]], env: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _sources(entry: Entry, listed: list[Block], env: Variables) -> Iterator[tuple[str, Block]]:
     """What each source says of a connection, with its place for messages; the last one counts."""
     name, own = entry.name, _fill(entry.model_dump(exclude_none=True), entry.name, env)
     yield f"{EXPERIMENT}: connections: {name}: value '{entry.connection_type}'", own
-    words = ("connection_type", "model", "api_endpoint", "api_key", *_PUBLIC, *_texts(own))
-    plain = {word: env.get(_variable(name, word), "").strip() for word in words}
-    yield _variable(name, "connection_type"), {key: text for key, text in plain.items() if text}
+    words = ("connection_type", "api_key", "api_endpoint", *_PUBLIC, *_texts(own))
+    plain = {word: env.get(variable(name, word), "").strip() for word in words}
+    yield variable(name, "connection_type"), {key: text for key, text in plain.items() if text}
     yield from ((f"{LISTED}: {name}", item) for item in listed if item["name"] == name)
-    for variable, text in env.items():
+    for key, text in env.items():
         # A connection may be called `user` or `home`: what is no JSON object is not meant for it.
-        if _variable(variable) == _variable(name) and text.lstrip().startswith("{"):
-            yield variable, _json(variable, text)
+        if variable(key) == variable(name) and text.lstrip().startswith("{"):
+            yield key, _json(key, text)
 
 
-def _json(variable: str, text: str) -> Any:
+def _json(where: str, text: str) -> Any:
     try:
-        return from_json(text)
+        return from_json(text.encode(errors="replace"))
     except ValueError as error:
         # The message tells line and column, and nothing of the text.
-        raise UserError(f"{variable}: not JSON: {error} (see .env.example).") from None
+        raise UserError(f"{where}: not JSON: {error} (see .env.example).") from None
 
 
-def _type(where: str, block: Mapping[str, Any]) -> str:
+def _type(where: str, block: Block) -> str:
     """The type that a block gives, by promptflow's name, or "" if it gives none."""
     word = str(block.get("connection_type") or block.get("type") or "")
     if word and word not in _SHORT and not re.fullmatch(r"\w+Connection", word):
@@ -270,12 +259,12 @@ def _type(where: str, block: Mapping[str, Any]) -> str:
     return _SHORT.get(word, word)
 
 
-def _texts(block: Mapping[str, Any]) -> dict[str, str]:
+def _texts(block: Block) -> dict[str, str]:
     """The properties of a block, those in `configs` and `secrets` included."""
     given = {key: value for key, value in block.items() if key not in _NOT_PROPERTIES}
     given = {**given, **(block.get("configs") or {}), **(block.get("secrets") or {})}
-    if "api_endpoint" in given:
-        given.setdefault("api_base", given["api_endpoint"])
+    if endpoint := given.get("api_endpoint") or given.get("azure_endpoint"):
+        given.setdefault("api_base", endpoint)
     return {
         key: value.strip() if isinstance(value, str) else json.dumps(value)
         for key, value in given.items()
@@ -283,19 +272,20 @@ def _texts(block: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _merge(name: str, kind: str, blocks: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    merged = dict.fromkeys(("model", *_MODELS.get(kind, ())), "")
+def _merge(name: str, kind: str, blocks: list[Block]) -> dict[str, str]:
+    merged = dict.fromkeys(_MODELS.get(kind, ()), "")
     for block in blocks:
         for key, text in _texts(block).items():
-            known = key in merged or kind not in _MODELS
-            if known and not (merged.get(key) and _blank(text)):
+            if not (merged.get(key) and _blank(text)):
                 merged[key] = text
-    for key in ("api_base", "base_url"):
-        if not _blank(text := merged.get(key, "")) and not _URL.fullmatch(text):
-            raise UserError(
-                f"connection '{name}': {key} ({_variable(name, key)}): not an address (expected "
-                "https://host/… or http://localhost:port/…, with no user, password or query in it)."
-            )
+    if kind not in _MODELS:
+        return merged
+    key = _MODELS[kind][1]
+    if not _blank(merged[key]) and not _URL.fullmatch(merged[key]):
+        raise UserError(
+            f"connection '{name}': {key} ({variable(name, key)}): not an address (expected "
+            "https://host/… or http://localhost:port/…, with no user, password or query in it)."
+        )
     return merged | _implied(kind, merged)
 
 
@@ -314,19 +304,24 @@ def _implied(kind: str, given: Mapping[str, str]) -> dict[str, str]:
     return {"api_key": NO_KEY} if kind == OPENAI and _blank(given["api_key"]) else {}
 
 
+def _public(given: Mapping[str, str], blocks: list[Block]) -> set[str]:
+    """The properties that may be shown; any other is a secret."""
+    hidden = {"api_key"}.union(*(block.get("secrets") or () for block in blocks))
+    shown = _PUBLIC.union(*(block.get("configs") or () for block in blocks))
+    # A URL may hold a password or a signature.
+    hidden |= {key for key in _ADDRESSES & given.keys() if not _URL.fullmatch(given[key])}
+    return shown - hidden
+
+
 def _missing(name: str, kind: str, given: Mapping[str, str], public: set[str]) -> tuple[str, ...]:
     if kind in _MODELS:
         keyless = given.get("auth_mode") == "meid_token"
-        needed = [_address(kind)] if keyless else ["api_key", _address(kind)]
+        needed = list(_MODELS[kind][1:2] if keyless else _MODELS[kind][:2])
     else:
         # A plain value may be empty or look like a placeholder there; an unset ${…} may not.
         needed = [key for key, text in given.items() if key not in public or "${" in text]
     unset = {key: _REFERENCE.search(given[key]) for key in needed if _blank(given[key])}
-    return tuple(found[1] if found else _variable(name, key) for key, found in unset.items())
-
-
-def _address(kind: str) -> str:
-    return "base_url" if kind == OPENAI else "api_base"
+    return tuple(found[1] if found else variable(name, key) for key, found in unset.items())
 
 
 _REFERENCE = re.compile(r"\$\{\s*(\w+)\s*\}")
@@ -342,18 +337,19 @@ def _blank(text: str) -> bool:
     return not text or bool(_PLACEHOLDER.fullmatch(text))
 
 
-def _variable(*words: str) -> str:
+def variable(*words: str) -> str:
+    """The plain variable of a property: `variable("aoai", "api_key")` is AOAI_API_KEY."""
     return re.sub(r"\W", "_", "_".join(words)).upper()
 
 
-def _fill(block: Any, name: str, env: Mapping[str, str]) -> Any:
+def _fill(block: Any, name: str, env: Variables) -> Any:
     """The block with each `${…}` replaced by its variable; an unset one stays, as `${VARIABLE}`."""
     if isinstance(block, Mapping):
         return {key: _fill(value, name, env) for key, value in block.items()}
 
     def value(match: re.Match[str]) -> str:
-        variable = match[1] if match[1].isupper() else _variable(name, match[1])
-        found = env.get(variable, "").strip()
-        return f"${{{variable}}}" if _blank(found) else found
+        key = match[1] if match[1].isupper() else variable(name, match[1])
+        found = env.get(key, "").strip()
+        return f"${{{key}}}" if _blank(found) else found
 
     return _REFERENCE.sub(value, block)

@@ -1,4 +1,4 @@
-"""What `make doctor` says: what is configured, what is missing, and whether each endpoint answers."""
+"""What `make doctor` says: what is configured, what is missing, and which endpoint answers."""
 
 from __future__ import annotations
 
@@ -59,3 +59,61 @@ def report(settings: Settings, folder: Path) -> tuple[str, int]:
     end = f"A run cannot start. To fix: {broken}." if broken else "A run can start."
     text = tabulate(table, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{end}\n", USER_ERROR if broken else OK
+
+
+def _versions() -> Finding:
+    texts = [f"{name} {number}" for name in PACKAGES if (number := _version(name))]
+    return Finding(True, "versions", ", ".join([f"Python {platform.python_version()}", *texts]))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _dotenv(folder: Path) -> Finding:
+    if (folder / ".env").is_file():
+        return Finding(True, ".env", "found")
+    return Finding(True, ".env", "none (for keys: cp .env.example .env, then fill it in)")
+
+
+def _connection(connection: Connection, mode: Mode | None) -> Finding:
+    """Asks the endpoint, unless no run would ask it."""
+    ok, text = True, "complete, not asked"
+    if connection.missing:
+        ok, text = mode == "replay", f"lacks {', '.join(connection.missing)}"
+    elif connection.served and mode != "replay":
+        answer = endpoints.check(connection)
+        ok, text = answer.ok, f"{answer.sentence} ({answer.seconds:.2f} s)"
+    return Finding(ok, f"connection {connection.name}", f"{connection.type}: {text}")
+
+
+def _recordings(folder: Path, mode: Mode | None) -> Finding:
+    try:
+        count = len(recordings.Store(folder / "recordings").entries)
+    except UserError as error:
+        return Finding(False, "recordings", str(error))
+    lacking = mode == "replay" and not count
+    hint = "; a replay needs some: set a key, then `make record`" if lacking else ""
+    return Finding(not lacking, "recordings", f"{count} answers{hint}")
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    enough = free >= LEAST_FREE_BYTES
+    hint = "" if enough else f"; free at least {LEAST_FREE_BYTES / 1e6:.0f} MB"
+    return Finding(enough, "disk", f"{free / 1e9:.1f} GB free{hint}")
+
+
+def _writable(path: Path) -> Finding:
+    """Whether files can be made in a folder, or in the nearest one above that is there."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    try:
+        # A file that has no name, or is gone at once: nothing is left behind.
+        with tempfile.TemporaryFile(dir=there):
+            return Finding(True, f"{path.name}/", "can be written to")
+    except OSError as error:
+        text = f"cannot be written to ({error.strerror}). Make {there} a folder you may write to."
+        return Finding(False, f"{path.name}/", text)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from llmops.connections import Connection
+from llmops.connections import OPENAI, Connection, variable
 
 # The first that fits an error or one of its causes.
 _TROUBLES: tuple[tuple[type[Exception], str], ...] = (
@@ -22,7 +22,7 @@ _TROUBLES: tuple[tuple[type[Exception], str], ...] = (
     (ssl.SSLError, "has no secure connection (TLS): check https:// in {address} and certificates"),
     (ConnectionRefusedError, "refuses the connection: is the server running at {address}?"),
     (httpx.RemoteProtocolError, "does not speak HTTP: check {address}"),
-    (UnicodeError, "cannot be asked: {key} holds a character that no key has"),
+    (UnicodeEncodeError, "cannot be asked: {key} holds a character that no key has"),
     (httpx.LocalProtocolError, "cannot be asked: {key} holds a character that no key has"),
     (Exception, "cannot be reached: check {address}"),
 )
@@ -42,21 +42,20 @@ def check(connection: Connection, timeout_s: float = 10) -> Answer:
 
     `connection` is one that is `served` and of which nothing is `missing`.
     """
-    begin = time.monotonic()
+    begin, status = time.monotonic(), 0
     try:
-        ok, sentence = _judge(connection, *_ask(connection, timeout_s))
+        status, body = _ask(connection, timeout_s)
+        ok, sentence = _judge(connection, status, body)
     except Exception as error:
         # The error's own text may hold the key: it is not shown.
         chain = list(_causes(error))
         fits = (text for kind, text in _TROUBLES if any(isinstance(e, kind) for e in chain))
         ok, sentence = False, next(fits)
-    target = connection.upstream()
-    names = {
-        "key": connection.variable("api_key"),
-        "address": connection.variable("base_url" if "base_url" in connection.values else "api_base"),
-    }
-    host = urlsplit(target.base).netloc
-    return Answer(ok, f"{host} {sentence.format(**names)}", time.monotonic() - begin)
+    host = urlsplit(connection.upstream().base).netloc
+    key = variable(connection.name, "api_key")
+    address = variable(connection.name, "base_url" if connection.type == OPENAI else "api_base")
+    sentence = sentence.format(status=status, key=key, address=address)
+    return Answer(ok, f"{host} {sentence}", time.monotonic() - begin)
 
 
 def _ask(connection: Connection, timeout_s: float) -> tuple[int, bytes]:
@@ -85,13 +84,13 @@ def _judge(connection: Connection, status: int, body: bytes) -> tuple[bool, str]
         case 403:
             return False, "refuses access (403): check {key} and the service's network rules"
         case 404 | 405:
-            return True, f"answers, without a list of models ({status}); if calls fail, check {{address}}"
+            return True, "answers ({status}: no list of models); if calls fail, check {address}"
         case 429:
             return False, "limits requests just now (429): wait, or raise the quota"
         case _ if status >= 500:
-            return False, f"has a fault of its own ({status}): try again later"
+            return False, "has a fault of its own ({status}): try again later"
         case _ if status >= 300:
-            return False, f"does not take the question ({status}): check {{address}} and the API version"
+            return False, "does not take the question ({status}): check {address} and its version"
     try:
         json.loads(body)
     except ValueError:

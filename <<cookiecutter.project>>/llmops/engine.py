@@ -1,4 +1,4 @@
-"""Runs rows through a flow's worker process: timeouts, tries, back-off, and a restart if it dies."""
+"""Runs rows through a flow's worker process: timeouts, tries, back-off, a restart if it dies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,12 @@ class Worker:
     def __init__(self, folder: Path, environment: Mapping[str, str], log: Path) -> None:
         self._folder = folder.resolve()
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self._environment = {**os.environ, **environment, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        self._environment = {
+            **os.environ,
+            **environment,
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+        }
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -71,7 +76,9 @@ class Worker:
             self._loaded[job.name] = asyncio.create_task(self._load(job))
         await asyncio.shield(self._loaded[job.name])
 
-    async def run(self, job: Job, row: int, inputs: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    async def run(
+        self, job: Job, row: int, inputs: dict[str, Any], timeout_s: float
+    ) -> dict[str, Any]:
         """One try of one row: the worker's answer, or an error in the same form."""
         await self.load(job)
         try:
@@ -173,7 +180,9 @@ class Worker:
                 future.set_exception(WorkerDied(f"the flow's process ended (exit code {code})"))
 
 
-async def run_row(worker: Worker, job: Job, number: int, inputs: dict[str, Any], limits: Limits) -> Row:
+async def run_row(
+    worker: Worker, job: Job, number: int, inputs: dict[str, Any], limits: Limits
+) -> Row:
     """Run one row with further tries after passing faults (429, 5xx, timeouts, lost connections)."""
     for attempt in range(1, limits.retries + 2):
         answer = await worker.run(job, number, inputs, limits.timeout_s)

@@ -61,7 +61,7 @@ def evaluate(settings: Settings) -> int:
         )
     task = _begin(settings)
     with _only_one():
-        return _finish(task, work.stored(task.checked, task.experiment, last.runs))
+        return _finish(task, work.stored(task.checked, last.runs, settings.variants))
 
 
 def load(settings: Settings, selection: Sequence[str]) -> tuple[Experiment, Checked]:

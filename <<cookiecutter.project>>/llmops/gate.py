@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from llmops import config, summary
 from llmops.errors import UserError
 from llmops.summary import Evaluation, Score
+
+Bound = Literal["min", "max", "coverage"]
 
 
 def judge(
@@ -66,23 +69,28 @@ def _score(check: config.Check, evaluation: Evaluation, named: Sequence[Score]) 
 
 
 def _verdicts(check: config.Check, score: Score) -> Iterator[summary.Check]:
-    name = f"{score.evaluator}.{score.metric}"
+    value, name = score.value, f"{score.evaluator}.{score.metric}"
     if check.min is not None:
-        held = score.value is not None and score.value >= check.min
-        yield _line(score, f"{name} ≥ {check.min:g}", score.value, check.min, held)
+        held = value is not None and value >= check.min
+        yield _line(score, "min", f"{name} ≥ {check.min:g}", value, check.min, held)
     if check.max is not None:
-        held = score.value is not None and score.value <= check.max
-        yield _line(score, f"{name} ≤ {check.max:g}", score.value, check.max, held)
+        held = value is not None and value <= check.max
+        yield _line(score, "max", f"{name} ≤ {check.max:g}", value, check.max, held)
     if check.coverage is not None:
         share = score.scored / score.rows if score.rows else 0.0
-        text = f"coverage of {name} ≥ {check.coverage:g}"
-        yield _line(score, text, share, check.coverage, share >= check.coverage)
+        text, held = f"coverage of {name} ≥ {check.coverage:g}", share >= check.coverage
+        yield _line(score, "coverage", text, share, check.coverage, held)
 
 
-def _line(score: Score, text: str, value: float | None, limit: float, held: bool) -> summary.Check:
+def _line(
+    score: Score, bound: Bound, text: str, value: float | None, limit: float, held: bool
+) -> summary.Check:
     shown = "no value" if value is None else f"{value:.4g}"
     return summary.Check(
         check=text,
+        evaluator=score.evaluator,
+        metric=score.metric,
+        bound=bound,
         variant=score.variant,
         dataset=score.dataset,
         verdict="pass" if held else "fail",

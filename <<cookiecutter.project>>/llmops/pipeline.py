@@ -78,9 +78,7 @@ class Pipeline:
             self._workers.setdefault(folder, Worker(folder, variables, log))
             name = f"{work.variant} {work.evaluator or ''}"
             self._jobs[id(work)] = job(name, work.flow, work.definition, connections)
-        await asyncio.gather(
-            *(self._workers[w.flow.folder].load(self._jobs[id(w)]) for w in busy)
-        )
+        await asyncio.gather(*(self._workers[w.flow.folder].load(self._jobs[id(w)]) for w in busy))
 
     async def _feed(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> None:
         try:

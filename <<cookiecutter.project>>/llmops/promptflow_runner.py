@@ -34,7 +34,7 @@ _HOME = "telemetry:\n  enabled: false\n"
 
 def load(job: dict[str, Any]) -> Runner:
     """A runner for a DAG, flex or prompty flow; `job` as in `llmops.worker`."""
-    executor_module = _import_promptflow()
+    executor_module = import_promptflow()
     connections = {name: dict(value) for name, value in job["connections"].items()}
     from promptflow.core._connection_provider._connection_provider import ConnectionProvider
     from promptflow.core._connection_provider._dict_connection_provider import (
@@ -89,7 +89,9 @@ class DagRunner(Runner):
 
         return aggregate
 
-    def _direct(self, nodes: dict[str, list[Any]], inputs: dict[str, list[Any]]) -> Aggregate | None:
+    def _direct(
+        self, nodes: dict[str, list[Any]], inputs: dict[str, list[Any]]
+    ) -> Aggregate | None:
         """The aggregation functions called without the executor, some 100 times faster.
 
         Null where an aggregation node depends on another one or is not a Python function.
@@ -142,7 +144,7 @@ class ScriptRunner(Runner):
         return aggregate
 
 
-def _import_promptflow() -> Any:
+def import_promptflow() -> Any:
     """Import the executor without the development kit, which costs seconds that no row needs.
 
     `promptflow/__init__.py` and `promptflow.tools` import it (SQLAlchemy, Flask, Azure Monitor). An

@@ -44,7 +44,9 @@ class CallableRunner(Runner):
         if self._loop is not None:
             answer = asyncio.run_coroutine_threadsafe(answer, self._loop).result()
         if not isinstance(answer, dict):
-            raise TypeError(f"the flow returned a {type(answer).__name__}, expected a dict of outputs")
+            raise TypeError(
+                f"the flow returned a {type(answer).__name__}, expected a dict of outputs"
+            )
         return answer, {}
 
     def aggregator(self, rows: Sequence[Row]) -> Aggregate | None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmops import config, experiment, flows, summary
-from llmops import connections as links
 from llmops import gate as judge
 from llmops import report as reports
 from llmops.answers import FOLDER, Answers, environment
@@ -39,6 +38,9 @@ def validate(settings: Settings) -> int:
 def report(settings: Settings) -> int:
     """Write the report of the last experiment again; raises UserError where there is none."""
     last = summary.load()
+    for run in last.runs or last.evaluations:
+        if not Path(run.outputs).is_file():
+            raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
     print(f"report: {reports.write(last)}")
     return OK
 
@@ -51,7 +53,9 @@ def gate(settings: Settings) -> int:
     """
     last = summary.load()
     verdict = judge.judge(config.load(last.env).gate, last.scores, last.evaluations)
-    summary.save(last.model_copy(update={"gate": verdict}))
+    judged = last.model_copy(update={"gate": verdict})
+    summary.save(judged)
+    reports.write(judged)
     for check in verdict.checks:
         print(
             f"{check.verdict:4}  {check.variant} on {check.dataset}: {check.check}: {check.message}"
@@ -73,10 +77,7 @@ def doctor(settings: Settings) -> int:
     """Say what is configured, what is missing and what answers; 1 if no run would start."""
     from llmops import doctor as health
 
-    entries = [
-        entry.model_dump(exclude_none=True) for entry in config.load(settings.env).connections
-    ]
-    text, code = health.report(entries, links.environment(), Path())
+    text, code = health.report(settings, Path())
     print(text)
     return code
 

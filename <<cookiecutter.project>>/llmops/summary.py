@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from llmops.errors import UserError
 from llmops.files import write_atomically
@@ -26,8 +26,8 @@ class Model(BaseModel):
 class Llm(Model):
     """Where the model's answers came from and how many were asked for.
 
-    `calls` counts the requests of this invocation, `cached` the requests that an unchanged cell of an
-    earlier invocation saved. `note` says what a reader must know of replayed answers.
+    `calls` counts the requests of this invocation, `cached` those that unchanged rows of an earlier
+    one saved. `note` says what a reader must know of replayed answers.
     """
 
     mode: Literal["live", "replay", "record"]
@@ -54,7 +54,7 @@ class Latency(Model):
 class RunSummary(Model):
     """One cell of the plan: a variant with its parameters over one dataset.
 
-    `outputs` is the path of a JSON Lines file, one `llmops.runs.Row` a line in the order of the data.
+    `outputs` is the path of a JSON Lines file, one `llmops.runs.Row` a line in the data's order.
     `cost_usd` is null unless experiment.yaml gives prices for every model that was used.
     """
 
@@ -99,9 +99,12 @@ class Score(Model):
 
 
 class Check(Model):
-    """One line of the gate with the numbers that decided it."""
+    """One line of the gate with the numbers that decided it; `check` says it in words."""
 
     check: str
+    evaluator: str
+    metric: str
+    bound: Literal["min", "max", "coverage"]
     variant: str
     dataset: str
     verdict: Literal["pass", "fail"]
@@ -149,6 +152,9 @@ def load(path: Path = SUMMARY) -> Summary:
         return Summary.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found. Run `make experiment` first.") from error
-    except ValidationError as error:
-        raise UserError(f"{path}: not a summary ({error.error_count()} problems). "
-                        "Run `make experiment` again.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not a summary of this version. Run `make experiment` again."
+        ) from error

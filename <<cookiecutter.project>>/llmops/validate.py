@@ -69,7 +69,7 @@ def check(
         problems.append("experiment.yaml: datasets: none, so there is nothing to run. Add one.")
     for evaluator in experiment.evaluators:
         attempt(lambda e=evaluator: _evaluator(found, experiment, e, root))  # type: ignore[misc]
-    for where, source in _sources(experiment):
+    for where, source in _files(experiment):
         attempt(lambda w=where, s=source: _table(found, w, s, root))  # type: ignore[misc]
     attempt(lambda: _environment(experiment, root))
     problems += [
@@ -93,8 +93,12 @@ def reference_of(experiment: Experiment, dataset: Any) -> str | None:
 
 def source_of(experiment: Experiment, dataset: Any) -> str:
     """The file of an evaluator dataset: its own, or that of the dataset it refers to."""
-    sources = {d.name: d.source for d in experiment.datasets}
-    return str(dataset.source or sources[dataset.reference or dataset.name])
+    return str(dataset.source or _sources(experiment)[dataset.reference or dataset.name])
+
+
+def _sources(experiment: Experiment) -> dict[str, str]:
+    """The files of the standard flow's datasets; of two with one name, which is an error, one."""
+    return {dataset.name: dataset.source for dataset in reversed(experiment.datasets)}
 
 
 def _standard(found: Checked, experiment: Experiment, selection: Sequence[str], root: Path) -> None:
@@ -119,11 +123,10 @@ def _flow(where: str, reference: str, name: str, root: Path) -> Flow:
 
 def _environment(experiment: Experiment, root: Path) -> None:
     """Raises UserError where experiment.yaml and the environment do not make a connection."""
-    entries = [entry.model_dump(exclude_none=True) for entry in experiment.connections]
-    connections.load(entries, connections.environment(root))
+    connections.load(experiment.connections, connections.environment(root))
 
 
-def _sources(experiment: Experiment) -> Iterator[tuple[str, str]]:
+def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
     """Each file of data, after the key that names it."""
     for dataset in experiment.datasets:
         where = f"{experiment.file('datasets')}: datasets[{dataset.name}].source"
@@ -146,7 +149,8 @@ def _table(found: Checked, where: str, source: str, root: Path) -> None:
         )
     path = root / source
     if not path.is_file():
-        beside = sorted(str(other.relative_to(root)) for other in path.parent.glob("*.jsonl"))
+        files = [other for other in path.parent.glob("*.jsonl") if other.is_file()]
+        beside = sorted(str(other.relative_to(root)) for other in files)
         raise UserError(f"{where}: '{source}' is not there (files: {', '.join(beside) or 'none'}).")
     found.tables[source] = Table(path)
 
@@ -191,7 +195,7 @@ def _length_problem(
     where: str, found: Checked, experiment: Experiment, dataset: Any
 ) -> Iterator[str]:
     reference = reference_of(experiment, dataset)
-    scored = {d.name: found.tables.get(d.source) for d in experiment.datasets}.get(reference or "")
+    scored = found.tables.get(_sources(experiment).get(reference or "", ""))
     own = found.tables[source_of(experiment, dataset)]
     if scored is not None and len(scored) != len(own):
         yield (

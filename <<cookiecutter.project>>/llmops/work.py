@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,39 +90,55 @@ def cells(checked: Checked, target: str) -> list[Work]:
     return [_cell(cell, checked.flow, checked, target) for cell in checked.cells]
 
 
-def stored(checked: Checked, experiment: Experiment, runs: Iterable[RunSummary]) -> list[Work]:
+def stored(checked: Checked, runs: Iterable[RunSummary], selection: Sequence[str]) -> list[Work]:
     """The runs of an earlier experiment as they are on disk: none of their rows is to do.
 
+    `selection` is VARIANTS; where it is empty, all runs are meant.
+
     Raises:
-        UserError: the dataset is no longer in experiment.yaml, or the run's rows are gone.
+        UserError: the dataset is no longer in experiment.yaml or has more or fewer rows, or the
+            run is gone.
     """
-    sources = {dataset.name: dataset.source for dataset in experiment.datasets}
-    found = []
-    for run in runs:
-        path = Path(run.outputs)
-        if run.dataset not in sources or checked.flow is None:
-            raise UserError(
-                f"{run.outputs}: its dataset '{run.dataset}' is not in experiment.yaml "
-                f"(datasets: {', '.join(sources) or 'none'}). Run `make experiment`."
-            )
-        if not path.exists():
-            raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
-        table = checked.tables[sources[run.dataset]]
-        work = Work(
-            run.variant,
-            run.parameters,
-            run.dataset,
-            None,
-            checked.flow,
-            {},
-            table,
-            {},
-            path.parent.name[-ADDRESS:],
-            Run(path.parent),
+    cells = {cell.variant.name for cell in checked.cells}
+    chosen = [run for run in runs if not selection or run.variant in cells]
+    missing = sorted(cells - {run.variant for run in chosen}) if selection else []
+    if missing:
+        raise UserError(
+            f"VARIANTS: the last experiment did not run '{missing[0]}'. "
+            "Run `make experiment` first."
         )
-        work.done = set(range(len(table)))
-        found.append(work)
-    return found
+    return [_stored(run, checked) for run in chosen]
+
+
+def _stored(run: RunSummary, checked: Checked) -> Work:
+    path = Path(run.outputs)
+    sources = {cell.dataset.name: cell.dataset.source for cell in checked.cells}
+    if run.dataset not in sources or checked.flow is None:
+        raise UserError(
+            f"{run.outputs}: its dataset '{run.dataset}' is not in experiment.yaml "
+            f"(datasets: {', '.join(sources) or 'none'}). Run `make experiment` first."
+        )
+    table = checked.tables[sources[run.dataset]]
+    if len(table) != run.rows:
+        raise UserError(
+            f"{table.path}: has {len(table)} rows, but the last experiment ran {run.rows} rows of "
+            f"dataset '{run.dataset}'. Run `make experiment` first."
+        )
+    if not path.exists():
+        raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
+    return Work(
+        run.variant,
+        run.parameters,
+        run.dataset,
+        None,
+        checked.flow,
+        {},
+        table,
+        {},
+        path.parent.name[-ADDRESS:],
+        Run(path.parent),
+        done=set(range(len(table))),
+    )
 
 
 def evaluations(

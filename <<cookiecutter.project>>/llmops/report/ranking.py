@@ -8,8 +8,8 @@ from llmops.files import slug
 from llmops.summary import Evaluation, Gate, RunSummary, Score, Summary
 
 RULE = (
-    "Best first within each dataset: by the first metric of the first evaluator. Higher is better, "
-    "unless the gate sets only a maximum for it."
+    "Best first within each dataset: by the first metric that the gate judges, else the first of "
+    "all. Higher is better, unless the gate sets only a maximum for it."
 )
 FILES = ("index.html", "summary.md", "metrics.csv", "outputs.csv", "summary.json")
 
@@ -64,7 +64,7 @@ def cells(summary: Summary) -> list[Cell]:
 
 def _best_first(summary: Summary, group: list[Cell]) -> list[Cell]:
     """The cells of one dataset; one without a value comes last, ties keep their order."""
-    first = next((key for cell in group for key in cell.scores), None)
+    first = first_metric(summary)
     if first is None:
         return group
     sign = 1 if lower_is_better(summary, first) else -1
@@ -78,22 +78,16 @@ def _best_first(summary: Summary, group: list[Cell]) -> list[Cell]:
 
 
 def lower_is_better(summary: Summary, metric: Metric) -> bool:
-    """Whether the gate sets a maximum and no minimum for the metric.
+    """Whether the gate sets a maximum and no minimum for the metric."""
+    bounds = {c.bound for c in summary.gate.checks if (c.evaluator, c.metric) == metric}
+    return "max" in bounds and "min" not in bounds
 
-    A check does not name its direction, but its numbers do: it passes on the allowed side.
-    """
-    maxima = [
-        (check.verdict == "pass") == (check.value < check.limit)
-        for check in summary.gate.checks
-        for score in summary.scores
-        if (score.evaluator, score.metric) == metric
-        and (score.variant, score.dataset) == (check.variant, check.dataset)
-        and check.value is not None
-        and check.value == score.value != check.limit
-        and "coverage" not in check.check
-        and all(name in check.check for name in metric)
-    ]
-    return bool(maxima) and all(maxima)
+
+def first_metric(summary: Summary) -> Metric | None:
+    """What variants are ranked by: the gate's first metric, else the first of all."""
+    judged = [(c.evaluator, c.metric) for c in summary.gate.checks if c.bound != "coverage"]
+    known = metrics(summary)
+    return next((metric for metric in (*judged, *known) if metric in known), None)
 
 
 def metrics(summary: Summary) -> list[Metric]:

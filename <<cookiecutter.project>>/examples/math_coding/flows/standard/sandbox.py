@@ -78,9 +78,8 @@ HARMLESS_EVENTS = frozenset(
     ]
 )
 READING_EVENTS = frozenset(["open", "os.listdir", "os.scandir"])
-UNAUDITED_MODULES = frozenset(
-    ["ctypes", "_ctypes", "_posixsubprocess"]
-)  # no event tells their acts
+# Not all that these do is told by an event, so they cannot be imported.
+UNAUDITED_MODULES = frozenset(["ctypes", "_ctypes", "_posixsubprocess"])
 
 
 def main() -> None:
@@ -183,7 +182,7 @@ def limit_amounts() -> None:
     for name, value in limits.items():
         try:
             resource.setrlimit(getattr(resource, name), (value, value))
-        except (AttributeError, ValueError):  # macOS has no limit of memory
+        except (AttributeError, ValueError):  # macOS limits no memory; a lower limit stays
             continue
 
 
