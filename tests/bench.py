@@ -1,8 +1,8 @@
 """The figures of docs/benchmarks.md, measured on this machine: `make bench`.
 
-Each is a whole process, from its start to its end, against a stand-in model on loopback that takes a
-fixed time for an answer. The work is the named-entity example with as many rows as the figure says:
-one model call a row, one evaluation a row, the report.
+Each is a whole process, from its start to its end, against a stand-in model on loopback that takes
+a fixed time for an answer. The work is the named-entity example with as many rows as the figure
+says: one model call a row, one evaluation a row, the report.
 
     python tests/bench.py             all but the last, in less than five minutes
     python tests/bench.py --all       with 100,000 rows
@@ -47,7 +47,7 @@ SAMPLE_S = 0.1
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of a command: seconds, CPU seconds of it and its children, MB at most, model calls."""
+    """A run of a command: seconds, CPU seconds with its children, MB at most, model calls."""
 
     seconds: float
     cpu: float
@@ -175,7 +175,9 @@ def store(folder: Path, url: str) -> None:
     """What `pf` reads."""
     home = folder / "promptflow"
     home.mkdir()
-    schema = "https://azuremlschemas.azureedge.net/promptflow/latest/AzureOpenAIConnection.schema.json"
+    schema = (
+        "https://azuremlschemas.azureedge.net/promptflow/latest/AzureOpenAIConnection.schema.json"
+    )
     documents: dict[str, dict[str, Any]] = {
         "promptflow/pf.yaml": {"telemetry": {"enabled": False}, "trace": {"destination": "none"}},
         "connection.yaml": {

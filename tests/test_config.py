@@ -271,8 +271,8 @@ def test_an_evaluator_can_only_score_outputs_that_there_are(use: UseCase) -> Non
     mappings = {"answer": "${run.outputs.anwser}", "truth": "${run.inputs.txt}"}
     use.configure(evaluators=[evaluator | {"datasets": [{"name": "words", "mappings": mappings}]}])
     use.run("validate").refused(
-        "'${run.outputs.anwser}': the flow has no such output (expected one of answer)",
-        "'${run.inputs.txt}': the flow has no such input (expected one of text)",
+        "'${run.outputs.anwser}': the scored run has no such output (expected one of answer)",
+        "'${run.inputs.txt}': the scored run has no such input (expected one of text, truth)",
     )
 
 

@@ -1,30 +1,36 @@
 """A flow gives here what prompt flow gives: rows, which of them fail, and metrics, bit for bit.
 
-Each kind of flow is run by prompt flow itself (`flows/pf_run.py`, the same as `pf run create`) and by
-`scripts/experiment.py`, against the same stand-in model. What differs by design:
+Each kind of flow is run by prompt flow itself (`flows/pf_run.py`, the same as `pf run create`) and
+by `scripts/experiment.py`, against the same stand-in model. What differs by design:
 
-- Prompt flow ends a run at once when a mapping finds nothing in one row, here that row fails.
-- Prompt flow aggregates no row at all to a metric of nothing; here there is no metric.
+- A mapping that finds nothing in one row, or a value that has not its input's type, ends the whole
+  run there; here that row fails.
+- Of no completed rows prompt flow takes metrics all the same; here there are none.
 - An evaluator without an aggregation of its own has no metrics there; here it has the mean of each
   numeric output.
 - An aggregation that raises leaves a run without metrics there; here it is an error.
+- What a row gives to the aggregation passes through a file here, so that a run can go on where it
+  stopped: it arrives as JSON has it (a tuple as a list), only a dataclass is made anew.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import llmops
 import pytest
-from llmops.runs import read_rows
+from llmops.runs import Row, read_rows
 from standin import StandIn, texts_of, usage
 
 HERE = Path(__file__).parent
@@ -59,6 +65,7 @@ CASES = {
         Case("prompty-environment", "prompty_env/title.prompty"),
         Case("async-tools", "async_tools", {"text": "${data.text}", "level": "${data.level}"}),
         Case("async-class", "async_function", {"text": "${data.text}"}, aggregates=True),
+        Case("includes", "includes", aggregates=True),
     )
 }
 GRADES: Json = {
@@ -87,17 +94,20 @@ class Done:
     @property
     def summary(self) -> Json:
         """reports/summary.json."""
+        assert self.code in (0, 2), self.printed
         text = (self.folder / "reports/summary.json").read_text(encoding="utf-8")
         return dict(json.loads(text))
 
     def result(self, kind: str = "runs", at: int = 0) -> Result:
         """One of the runs or evaluations, with the scores of its own."""
         run = self.summary[kind][at]
-        rows = read_rows(self.folder / run["outputs"])
-        outputs = {row.row: row.outputs or {} for row in rows if not row.failed}
-        assert len(outputs) + run["failed"] <= run["rows"]
+        outputs = {row.row: row.outputs or {} for row in self.rows(kind, at) if not row.failed}
         own = [s for s in self.summary["scores"] if s["evaluator"] == run.get("evaluator")]
         return Result(outputs, {s["metric"]: s["value"] for s in own})
+
+    def rows(self, kind: str = "runs", at: int = 0) -> list[Row]:
+        """The rows of one of the runs or evaluations."""
+        return list(read_rows(self.folder / self.summary[kind][at]["outputs"]))
 
 
 @pytest.fixture(scope="module")
@@ -119,30 +129,34 @@ def environment(model: StandIn, home: Path) -> dict[str, str]:
     }
 
 
-def experiment(model: StandIn, folder: Path, blocks: Json, **variables: str) -> Done:
-    """Run `scripts.experiment` in a folder that holds the fixture flows and these blocks."""
-    folder.mkdir(exist_ok=True)
-    if not (folder / "flows").exists():
-        shutil.copytree(HERE / "flows", folder / "flows")
+def start(model: StandIn, folder: Path, blocks: Json, **variables: str) -> subprocess.Popen[str]:
+    """Start `scripts.experiment` in a folder with the fixture flows and these blocks."""
+    shutil.copytree(HERE / "flows", folder / "flows")
+    (folder / "tmp").mkdir()
     document = {"name": "parity", "connections": [CONNECTION], **blocks}
     (folder / "experiment.yaml").write_text(json.dumps(document), encoding="utf-8")
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-m", "scripts.experiment"],
         cwd=folder,
         env={
             **environment(model, folder / "home"),
             "PYTHONPATH": str(LIBRARY),
+            "TMPDIR": str(folder / "tmp"),
             "LLM": "live",
             **variables,
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
-        check=False,
     )
-    assert done.returncode in (0, 2), done.stdout
-    return Done(done.returncode, done.stdout, folder)
+
+
+def experiment(model: StandIn, folder: Path, blocks: Json, **variables: str) -> Done:
+    """Run `scripts.experiment` to its end, with an empty home folder that stays empty."""
+    child = start(model, folder, blocks, **variables)
+    printed, _ = child.communicate(timeout=120)
+    assert list((folder / "home").iterdir()) == []
+    return Done(child.returncode, printed, folder)
 
 
 def standard(flow: str, mappings: Json, **blocks: Any) -> Json:
@@ -151,13 +165,18 @@ def standard(flow: str, mappings: Json, **blocks: Any) -> Json:
     return {"flow": f"flows/{flow}", "datasets": [data], **blocks}
 
 
+def scoring(flow: str, mappings: Json, **blocks: Any) -> Json:
+    """The blocks of an experiment that has nothing but an evaluator of data.jsonl."""
+    data = {"name": "log", "source": DATA, "mappings": mappings}
+    name = flow.replace("/", "-")
+    return {"evaluators": [{"name": name, "flow": f"flows/{flow}", "datasets": [data]}], **blocks}
+
+
 def blocks_of(case: Case) -> Json:
     """The case as an experiment."""
-    if not case.aggregates:
-        return standard(case.flow, case.mappings, variants=[case.variant or "default"])
-    data = {"name": "log", "source": DATA, "mappings": case.mappings}
-    own = {"name": case.name, "flow": f"flows/{case.flow}", "datasets": [data]}
-    return {"evaluators": [own]}
+    if case.aggregates:
+        return scoring(case.flow, case.mappings)
+    return standard(case.flow, case.mappings, variants=[case.variant or "default"])
 
 
 # ---- Prompt flow's own results
@@ -184,7 +203,7 @@ def theirs(model: StandIn, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     first = job(CASES["default"], folder)
     grade = job(Case("grade", "grade", GRADES), folder) | {"run": first["name"]}
     others = [job(case, folder) for case in CASES.values() if case.name != "default"]
-    return run_jobs(model, folder, [first, grade, others[0]], others[1:5], others[5:])
+    return run_jobs(model, folder, [first, grade, *others[:2]], others[2:6], others[6:])
 
 
 def run_jobs(model: StandIn, folder: Path, *chains: list[Json]) -> dict[str, Result]:
@@ -227,8 +246,147 @@ def read_result(path: Path) -> Result:
 def test_a_flow_gives_what_prompt_flow_gives(
     case: Case, model: StandIn, theirs: dict[str, Result], tmp_path: Path
 ) -> None:
-    done = experiment(model, tmp_path / "ours", blocks_of(case))
+    done = experiment(model, tmp_path, blocks_of(case))
     ours = done.result("evaluations" if case.aggregates else "runs")
     assert ours.outputs == theirs[case.name].outputs
     assert ours.metrics == theirs[case.name].metrics
-    assert done.code == (0 if len(ours.outputs) == 16 else 2), done.printed
+    assert done.code == (0 if len(ours.outputs) == 16 else 2)
+
+
+def test_an_evaluation_gives_what_prompt_flow_gives(
+    model: StandIn, theirs: dict[str, Result], tmp_path: Path
+) -> None:
+    data = {"name": "truth", "reference": "rows", "source": DATA, "mappings": GRADES}
+    evaluator = {"name": "grade", "flow": "flows/grade", "datasets": [data]}
+    done = experiment(model, tmp_path, standard("triage", {}, evaluators=[evaluator]))
+    runs = {run["variant"]: at for at, run in enumerate(done.summary["runs"])}
+    assert set(runs) == {"default", "judge.worried", "reply.warm"}
+    graded = done.result("evaluations", runs["default"])
+    scores = [s for s in done.summary["scores"] if s["variant"] == "default"]
+    assert done.result("runs", runs["default"]) == theirs["default"]
+    assert graded.outputs == theirs["grade"].outputs
+    assert {s["metric"]: s["value"] for s in scores} == theirs["grade"].metrics
+    # Each of the two flows has a helper.py; neither has got the other one's.
+    assert {row["by"] for row in done.result().outputs.values()} == {"triage"}
+    assert {row["by"] for row in graded.outputs.values()} == {"grade"}
+
+
+@pytest.mark.parametrize("function", ["run", "later"])
+def test_a_callable_gives_its_plain_results(
+    function: str, model: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(HERE / "flows/callables"))
+    plain = importlib.import_module("flow")
+    lines = (HERE / "flows/data.jsonl").read_text(encoding="utf-8").splitlines()
+    expected = {}
+    for number, line in enumerate(map(json.loads, lines)):
+        with contextlib.suppress(ValueError):
+            expected[number] = plain.run(line["text"], line["id"], "öd")
+    monkeypatch.delitem(sys.modules, "flow")
+    mappings = {"level": "${data.id}", "mood": "öd"}
+    done = experiment(model, tmp_path, scoring(f"callables/flow.py:{function}", mappings))
+    assert done.result("evaluations").outputs == expected
+    assert done.result("evaluations").metrics == plain.aggregate(list(expected.values()))
+
+
+def test_metrics_where_prompt_flow_has_none(model: StandIn, tmp_path: Path) -> None:
+    mapped = {"text": "${data.text}", "level": 7}
+    done = experiment(model, tmp_path, scoring("async_tools", mapped))
+    lengths = [row["length"] for row in done.result("evaluations").outputs.values()]
+    assert done.result("evaluations").metrics == {"length": sum(lengths) / len(lengths)}
+
+
+def test_an_aggregation_that_fails_is_an_error(model: StandIn, tmp_path: Path) -> None:
+    done = experiment(model, tmp_path, scoring("broken", {}))
+    assert done.code == 1
+    assert "its aggregation failed: ArithmeticError: cannot add up 16 rows" in done.printed
+    assert "Traceback" not in done.printed
+
+
+# ---- Calls to models
+
+
+@pytest.mark.parametrize("flow", ["triage", "prompty_named/haiku.prompty", "model_class"])
+def test_tokens_are_those_that_the_model_counted(flow: str, model: StandIn, tmp_path: Path) -> None:
+    done = experiment(model, tmp_path, standard(flow, {}, variants="default"), CONCURRENCY="1")
+    rows = done.rows()
+    asked = model.last["body"]
+    text = "\n".join(texts_of(asked))
+    counted = usage(text, f"echo: {texts_of(asked)[-1]}")
+    expected = [1, counted["prompt_tokens"], counted["completion_tokens"]]
+    assert rows[-1].usage == {asked["model"]: expected}
+    total = [sum(row.usage[asked["model"]][at] for row in rows if row.usage) for at in (1, 2)]
+    tokens = done.summary["runs"][0]["tokens"]
+    assert tokens == {"prompt": total[0], "completion": total[1], "total": sum(total)}
+
+
+def test_tokens_of_every_way_to_call(model: StandIn, tmp_path: Path) -> None:
+    ways = ("chat", "streamed", "chat_async", "streamed_async", "embedding", "parsed", "twice")
+    before = model.requests
+    data = tmp_path / "ways.jsonl"
+    data.write_text("".join(json.dumps({"way": way}) + "\n" for way in ways), encoding="utf-8")
+    datasets = [{"name": "ways", "source": "ways.jsonl"}]
+    done = experiment(model, tmp_path, {"flow": "flows/tokens", "datasets": datasets})
+    for way, row in zip(ways, done.rows(), strict=True):
+        assert row.error is None, (way, row.error)
+        told = row.outputs or {}
+        calls = 2 if way == "twice" else 1
+        assert row.usage == {"m": [calls, told["prompt"], told["completion"]]}, way
+        assert told["prompt"] > 0
+    assert done.summary["llm"]["calls"] == model.requests - before == 8
+
+
+@pytest.mark.parametrize("flow", ["triage", "prompty_named/haiku.prompty"])
+def test_a_flow_written_for_azure_asks_an_openai_endpoint(
+    flow: str, model: StandIn, tmp_path: Path
+) -> None:
+    connection = {"name": "aoai", "connection_type": "OpenAIConnection", "model": "llama"}
+    address = {"AOAI_BASE_URL": f"{model.url}/v1", "AOAI_API_BASE": ""}
+    blocks = standard(flow, {}, variants="default", connections=[connection])
+    done = experiment(model, tmp_path, blocks, **address)
+    assert len(done.result().outputs) >= 15
+    assert model.last["path"] == "/v1/chat/completions"
+    assert model.last["body"]["model"] == "llama"
+    assert {name for row in done.rows() for name in row.usage} == {"llama"}
+
+
+# ---- What is left behind
+
+
+def test_nothing_is_left_behind(model: StandIn, tmp_path: Path) -> None:
+    done = experiment(model, tmp_path, scoring("stubborn", {}))
+    assert done.result("evaluations").metrics["length"] > 0
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("experiment.yaml", "flows", "home", "reports", "runs", "tmp")
+    }
+    assert running_in(tmp_path) == []
+
+
+def test_a_worker_whose_parent_is_killed_ends(model: StandIn, tmp_path: Path) -> None:
+    blocks = scoring("stubborn", {"text": "${data.text}", "wait": 0.2}, limits={"concurrency": 1})
+    child = start(model, tmp_path, blocks)
+    wait_for(lambda: any((tmp_path / "runs").glob("*/rows.jsonl")))
+    assert len(running_in(tmp_path)) >= 3  # the task, its worker, and what the flow has started
+    child.kill()
+    child.communicate()
+    wait_for(lambda: running_in(tmp_path) == [])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so, at most half a minute."""
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def running_in(folder: Path) -> list[str]:
+    """The processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found

@@ -67,7 +67,8 @@ class Asking(UseCase):
         self.rows({"text": f"word {n}", "truth": f"echo: word {n}"} for n in range(ROWS))
 
     def begin(self, **variables: str) -> subprocess.Popen[str]:
-        """Start an experiment and wait until some rows are on disk, and not all."""
+        """Start an experiment and wait until some rows are on disk; the last two take long."""
+        self.model.fail(*({"hang": 3, "when": f"word {n}"} for n in (ROWS - 2, ROWS - 1)))
         child = self.start("experiment", **self.variables | variables)
         wait_until(lambda: len(self.answers) >= 3 or child.poll() is not None)
         assert child.poll() is None, self.end(child).text
@@ -75,6 +76,7 @@ class Asking(UseCase):
 
     def again(self, task: str = "experiment", **variables: str) -> tuple[Outcome, int]:
         """Run a task to its end; also how many questions it asked."""
+        self.model.fail()
         before = self.model.requests
         outcome = self.run(task, **self.variables | variables)
         return outcome, self.model.requests - before
@@ -94,8 +96,8 @@ class Asking(UseCase):
 
 @pytest.fixture(scope="module")
 def slow() -> Iterator[StandIn]:
-    """A model that takes long enough to be interrupted."""
-    with StandIn(delay=0.25) as model:
+    """A model that can be interrupted."""
+    with StandIn(delay=0.1) as model:
         yield model
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -23,6 +24,8 @@ import llmops
 Json = dict[str, Any]
 
 LIBRARY = Path(llmops.__file__).resolve().parents[1]
+# Compiled code goes here and not into the template, where baking would find it.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
 
 UPPER = """
 def run(text):
@@ -166,6 +169,7 @@ class UseCase:
         """Start a task; the caller ends it."""
         plain = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         places = {"HOME": str(self.home), "TMPDIR": str(self.temporary)}
+        places["PYTHONPYCACHEPREFIX"] = COMPILED.name
         return subprocess.Popen(
             [sys.executable, "-m", f"scripts.{task}"],
             cwd=self.folder,

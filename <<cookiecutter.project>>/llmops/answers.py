@@ -18,6 +18,7 @@ HINTS = {
     "live": "Answers come from the endpoints of experiment.yaml's connections.",
     "record": "Answers come from the endpoints and are kept in recordings/.",
 }
+NO_CONNECTION = "experiment.yaml names no connection, so the flows ask no model, or by themselves."
 
 
 class Answers:
@@ -36,6 +37,8 @@ class Answers:
     @property
     def note(self) -> str:
         """One sentence for people: where the answers of this task come from."""
+        if not self._real:
+            return NO_CONNECTION
         return recordings.describe(self._folder) if self.mode == "replay" else HINTS[self.mode]
 
     @property

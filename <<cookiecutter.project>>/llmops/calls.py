@@ -1,8 +1,8 @@
 """Sees the model calls of a row: tokens by model, and the last call that failed.
 
-The OpenAI client is what every kind of flow calls in the end, so its `create` methods are wrapped
-once in the worker process. The count of a row travels in a context variable, which prompt flow's node
-threads and asyncio tasks inherit.
+The OpenAI client is what every kind of flow calls in the end, so its methods are wrapped
+once in the worker process. The count of a row travels in a context variable, which prompt flow's
+node threads and asyncio tasks inherit.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ CLASSES = {
     "openai.resources.embeddings": ("Embeddings", "AsyncEmbeddings"),
     "openai.resources.responses": ("Responses", "AsyncResponses"),
 }
+METHODS = {"create", "parse"}
 
 
 @dataclass
@@ -58,7 +59,8 @@ def watch() -> None:
         for name in names:
             owner = getattr(importlib.import_module(module), name)
             wrapper = _async if name.startswith("Async") else _sync
-            owner.create = wrapper(owner.create)
+            for method in METHODS & vars(owner).keys():
+                setattr(owner, method, wrapper(getattr(owner, method)))
 
 
 def describe(error: Exception) -> dict[str, Any]:
@@ -129,14 +131,19 @@ def _answered(calls: Calls | None, request: dict[str, Any], answer: Any) -> Any:
 
 def _stream(calls: Calls, model: str, chunks: Iterator[Any]) -> Iterator[Any]:
     for chunk in chunks:
-        calls.add_tokens(model, getattr(chunk, "usage", None))
+        calls.add_tokens(model, _usage(chunk))
         yield chunk
 
 
 async def _async_stream(calls: Calls, model: str, chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for chunk in chunks:
-        calls.add_tokens(model, getattr(chunk, "usage", None))
+        calls.add_tokens(model, _usage(chunk))
         yield chunk
+
+
+def _usage(chunk: Any) -> Any:
+    """What a part of a stream says of tokens; the responses API says it in its last event."""
+    return getattr(chunk, "usage", None) or getattr(getattr(chunk, "response", None), "usage", None)
 
 
 def _first(usage: Any, *names: str) -> int:

@@ -7,7 +7,9 @@ import itertools
 import json
 import os
 import random
+import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ class Job:
     models: dict[str, str] = field(default_factory=dict)
 
 
-class WorkerDied(Exception):
+class WorkerDied(Exception):  # noqa: N818  # a state of the world, not a mistake
     """The worker process ended while a row was under way."""
 
 
@@ -58,6 +60,7 @@ class Worker:
             "PYTHONUNBUFFERED": "1",
         }
         self._log = log
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -97,37 +100,40 @@ class Worker:
             UserError: the flow's aggregation failed.
         """
         await self.load(job)
-        answer = await self._ask({"op": "aggregate", "job": job.name, "rows": str(rows.resolve())})
-        if error := answer.get("error"):
-            raise UserError(
-                f"{job.folder / job.file}: its aggregation failed: {error['type']}: {error['message']}. "
-                f"See {self._log}."
-            )
+        request = {"op": "aggregate", "job": job.name, "rows": str(rows.resolve())}
+        answer = await self._demand(job, request, "its aggregation failed")
         metrics: dict[str, dict[str, Any]] = answer["metrics"]
         return metrics
 
     async def close(self) -> None:
-        """End the process; rows that still run in it are given up."""
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        if self._reader is not None:
-            await self._reader
-        self._process = None
+        """End the process and what it has started; rows that still run in it are given up."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+            if self._reader is not None:
+                await self._reader
+            self._process = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
 
     async def _load(self, job: Job) -> None:
         described = {**vars(job), "folder": str(job.folder.resolve())}
+        await self._demand(job, {"op": "load", "job": described}, "cannot be loaded")
+
+    async def _demand(self, job: Job, request: dict[str, Any], trouble: str) -> dict[str, Any]:
+        """An answer without which there is no going on."""
         try:
-            answer = await self._ask({"op": "load", "job": described})
+            answer = await self._ask(request)
         except WorkerDied as error:
             answer = {"error": {"type": "WorkerDied", "message": str(error)}}
-        if error := answer.get("error"):
+        if told := answer.get("error"):
             raise UserError(
-                f"{job.folder / job.file}: cannot be loaded: {error['type']}: {error['message']}. "
+                f"{job.folder / job.file}: {trouble}: {told['type']}: {told['message']}. "
                 f"See {self._log}."
             )
+        return answer
 
     async def _alive(self) -> None:
         async with self._starting:
@@ -135,6 +141,7 @@ class Worker:
                 return
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._loaded = {}
+            self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="llmops-")
             with self._log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
@@ -144,7 +151,7 @@ class Worker:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=log,
                     cwd=self._folder,
-                    env=self._environment,
+                    env={**self._environment, "TMPDIR": self._scratch.name},
                     limit=LINE_LIMIT,
                     start_new_session=True,  # Ctrl-C is the parent's to handle
                 )
@@ -175,15 +182,22 @@ class Worker:
             if future is not None and not future.done():
                 future.set_result(answer)
         code = await process.wait()
+        _kill_group(process.pid)
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(WorkerDied(f"the flow's process ended (exit code {code})"))
 
 
+def _kill_group(leader: int) -> None:
+    """End what a worker has started and left behind; it leads a group of its own."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
 async def run_row(
     worker: Worker, job: Job, number: int, inputs: dict[str, Any], limits: Limits
 ) -> Row:
-    """Run one row with further tries after passing faults (429, 5xx, timeouts, lost connections)."""
+    """Run one row, again after a passing fault: 429, 5xx, a timeout, a lost connection."""
     for attempt in range(1, limits.retries + 2):
         answer = await worker.run(job, number, inputs, limits.timeout_s)
         error = answer.get("error")

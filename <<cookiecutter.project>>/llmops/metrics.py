@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmops.runners import Aggregate
+from llmops.runners import Aggregate, Aggregation
 
 RESAMPLES = 500
+FEWEST = 100
+ROWS_DRAWN = 10_000_000
 SEED = 20260420
-BUDGET_S = 5.0
+BUDGET_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -25,40 +27,41 @@ class Metric:
     note: str = ""
 
 
-def measure(aggregate: Aggregate, rows: int) -> dict[str, Metric]:
+def measure(aggregation: Aggregation, rows: int, why_not: str = "") -> dict[str, Metric]:
     """Each metric of an aggregation over `rows` rows with its 95 % bootstrap interval.
 
     Rows are drawn with replacement and the flow's own aggregation is run on each draw (percentile
     bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). The draws
     depend only on the number of rows, so two variants over the same rows are resampled in pairs.
+    `why_not` is a reason to run it on no draw.
     """
-    if rows == 0:
-        return {}
-    start = time.perf_counter()
-    values = aggregate(range(rows))
-    note = _why_no_interval(rows, time.perf_counter() - start)
-    draws = [] if note else _draws(aggregate, rows)
-    return {name: _metric(name, value, draws, note) for name, value in values.items()}
+    resamples = max(FEWEST, min(RESAMPLES, ROWS_DRAWN // max(rows, 1)))
+    note = why_not or _too_few_or_slow(aggregation.again, rows, resamples)
+    draws = [] if note else _draws(aggregation.again, rows, resamples)
+    return {name: _metric(name, value, draws, note) for name, value in aggregation.values.items()}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the values lie, linear between neighbours; values unsorted."""
+    """The value below which `share` of the (unsorted) values lie, linear between neighbours."""
     ordered = sorted(values)
     at = share * (len(ordered) - 1)
     low, high = math.floor(at), math.ceil(at)
     return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
 
-def _draws(aggregate: Aggregate, rows: int) -> list[dict[str, Any]]:
+def _draws(aggregate: Aggregate, rows: int, resamples: int) -> list[dict[str, Any]]:
     generator = random.Random(SEED)
     every = range(rows)
-    return [aggregate(generator.choices(every, k=rows)) for _ in range(RESAMPLES)]
+    return [aggregate(generator.choices(every, k=rows)) for _ in range(resamples)]
 
 
-def _why_no_interval(rows: int, seconds: float) -> str:
+def _too_few_or_slow(aggregate: Aggregate, rows: int, resamples: int) -> str:
     if rows < 2:
         return "no interval: one row"
-    if seconds * RESAMPLES > BUDGET_S:
+    start = time.perf_counter()
+    aggregate(range(rows))
+    seconds = time.perf_counter() - start
+    if seconds * resamples > BUDGET_S:
         return f"no interval: one aggregation takes {seconds:.2g} s"
     return ""
 

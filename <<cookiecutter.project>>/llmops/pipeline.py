@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,21 @@ class Pipeline:
         """
         works = [*runs, *evaluations]
         async with AsyncExitStack() as stack:
-            stack.callback(lambda: [work.run.close() for work in works])
+            for work in works:
+                stack.callback(work.run.close)
             stack.push_async_callback(self._close_workers)
             await self._start(works)
             await self._feed(runs, evaluations)
             scoring = {work.flow.folder for work in evaluations}
             await self._close_workers({work.flow.folder for work in runs} - scoring)
-            for work in evaluations:
-                work.run.close()
-                if work.run.metrics() is None:
-                    worker, loaded = self._workers[work.flow.folder], self._jobs[id(work)]
-                    metrics = await worker.aggregate(loaded, work.run.path)
-                    work.run.save_metrics(metrics)
+            await asyncio.gather(*(self._measure(work) for work in evaluations))
+
+    async def _measure(self, work: Work) -> None:
+        """Aggregate an evaluation, unless its rows are as they were when that was done."""
+        work.run.close()
+        if work.run.metrics() is None:
+            worker, loaded = self._workers[work.flow.folder], self._jobs[id(work)]
+            work.run.save_metrics(await worker.aggregate(loaded, work.run.path))
 
     async def _start(self, works: Sequence[Work]) -> None:
         """Start a worker for each flow folder with something to do, all at once."""
@@ -129,9 +133,11 @@ class Pipeline:
         return await run_row(worker, loaded, number, inputs, self._limits)
 
     async def _score(self, work: Work, row: Row) -> None:
-        for score in work.scores:
-            if row.row not in score.done:
-                await self._scores.put((score, row.row, row))
+        left = [score for score in work.scores if row.row not in score.done]
+        # As in prompt flow, `${run.inputs.x}` is a column of the run's data.
+        scored = replace(row, inputs=work.table[row.row]) if left else row
+        for score in left:
+            await self._scores.put((score, row.row, scored))
 
     def _count(self, work: Work, row: Row) -> None:
         self._progress.row(row.failed)
@@ -152,7 +158,7 @@ def _left(work: Work) -> list[int]:
 
 
 def _fault(error: dict[str, Any]) -> str:
-    """What an endpoint did to a row; empty where the row completed or the flow itself is at fault."""
+    """What an endpoint did to a row; empty where it completed or the flow itself is at fault."""
     if "status" not in error or error.get("code") == "recording_missing":
         return ""
     return str(error["status"] or error["type"])

@@ -1,27 +1,39 @@
-"""The one module that knows promptflow: runs its DAG, flex flows and prompty files in this process.
+"""The one module that knows promptflow: runs its DAGs, flex flows and prompty files in-process.
 
-No connection store, no background service and no telemetry: the executor is given the connections as
-a dictionary. See docs/adr/0002 in the template for what was measured.
+No connection store, no background service and no telemetry: the executor is given the connections
+as a dictionary. See docs/adr/0002 in the template for what was measured.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import importlib
 import importlib.util
+import inspect
+import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.runners import Aggregate, Runner
+from llmops import calls
+from llmops.runners import Aggregate, Aggregation, FlowError, Runner, over
 from llmops.runs import Row
 
-os.environ.setdefault("PF_DISABLE_TRACING", "true")
+# Read on import. A failed row is told once, by the worker; outputs are checked once, by `_plain`.
+os.environ |= {
+    "PF_DISABLE_TRACING": "true",
+    "PF_LOGGING_LEVEL": "CRITICAL",
+    "PF_SKIP_SERIALIZATION_CHECK": "true",
+}
 
 _DEVKIT = (
     "promptflow._cli._utils",
@@ -29,33 +41,35 @@ _DEVKIT = (
     "promptflow._sdk._tracing",
     "promptflow._sdk._utilities.tracing_utils",
 )
-_HOME = "telemetry:\n  enabled: false\n"
+Columns = dict[str, list[Any]]
+
+_SETTINGS = "telemetry:\n  enabled: false\n"
 
 
 def load(job: dict[str, Any]) -> Runner:
     """A runner for a DAG, flex or prompty flow; `job` as in `llmops.worker`."""
-    executor_module = import_promptflow()
+    executors = import_promptflow().FlowExecutor
     connections = {name: dict(value) for name, value in job["connections"].items()}
-    from promptflow.core._connection_provider._connection_provider import ConnectionProvider
-    from promptflow.core._connection_provider._dict_connection_provider import (
-        DictConnectionProvider,
-    )
+    _provide(connections)
+    _set_variables(job["definition"], connections)
+    folder, file = _with_includes(job), Path(job["file"])
+    from promptflow.storage._run_storage import DummyRunStorage
 
-    # A connection named inside a flex flow's model_config or a prompty ignores the dictionary.
-    ConnectionProvider._instance = DictConnectionProvider(connections)
-    folder, file = Path(job["folder"]), job["file"]
-    create = executor_module.FlowExecutor
+    storage = DummyRunStorage()  # what prompt flow would keep of a row, the engine keeps
     if job["kind"] != "dag":
-        executor = create.create(Path(file), connections, working_dir=folder, raise_ex=True)
-        return ScriptRunner(executor)
+        init = _other_model(folder / file, job["models"]) if job["kind"] == "prompty" else {}
+        return ScriptRunner(
+            executors.create(
+                file, connections, working_dir=folder, storage=storage, init_kwargs=init
+            )
+        )
     from promptflow.contracts.flow import Flow
 
     definition = _use_models(job["definition"], job["models"], connections)
     flow = Flow._from_dict(definition, working_dir=folder)
-    executor = create._create_from_flow(
-        flow, connections, folder, flow_file=Path(file), raise_ex=True
+    return DagRunner(
+        executors._create_from_flow(flow, connections, folder, flow_file=file, storage=storage)
     )
-    return DagRunner(executor)
 
 
 class DagRunner(Runner):
@@ -66,42 +80,60 @@ class DagRunner(Runner):
         self._nodes = [node for node in executor._flow.nodes if node.aggregation]
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See Runner."""
         result = self._executor.exec_line(inputs, index=row)
-        outputs = {key: value for key, value in result.output.items() if key != "line_number"}
-        return outputs, dict(result.aggregation_inputs)
+        result.output.pop("line_number", None)
+        return _plain(result.output), dict(result.aggregation_inputs)
 
-    def aggregator(self, rows: Sequence[Row]) -> Aggregate | None:
-        if not self._nodes or not rows:
+    def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
+        """See Runner. The official way decides; a faster one is used for draws if it agrees."""
+        if not self._nodes:
             return None
-        nodes = {key: [row.aggregation.get(key) for row in rows] for key in rows[0].aggregation}
-        inputs = {key: [row.inputs.get(key) for row in rows] for key in rows[0].inputs}
-        official = self._official(nodes, inputs)
-        direct = self._direct(nodes, inputs)
-        every = range(len(rows))
-        if direct is None or not _equal(official(every), direct, every):
+        count, nodes, inputs = self._columns(rows)
+        official = over(count, self._official(nodes, inputs))
+        asked = calls.ROW.get()
+        direct = self._direct(nodes, inputs) if count and not (asked and asked.usage) else None
+        if direct is None or not _equal(official.values, direct, range(count)):
             return official
-        return direct
+        return official._replace(again=direct)
 
-    def _official(self, nodes: dict[str, list[Any]], inputs: dict[str, list[Any]]) -> Aggregate:
+    def _columns(self, rows: Iterable[Row]) -> tuple[int, Columns, Columns]:
+        """How many rows, and what the aggregation nodes take of them: node outputs, flow inputs."""
+        nodes: Columns = {}
+        inputs: Columns = {}
+        values = [value for node in self._nodes for value in node.inputs.values()]
+        used = {value.value for value in values if value.value_type.name == "FLOW_INPUT"}
+        count, first = 0, Row(0, {}, None)
+        for count, row in enumerate(rows, start=1):
+            first = row if count == 1 else first
+            for key, value in row.aggregation.items():
+                nodes.setdefault(key, []).append(value)
+            for key in used & row.inputs.keys():
+                inputs.setdefault(key, []).append(row.inputs[key])
+        # The executor wants every input; those that no node takes are not held in memory.
+        rest = {key: [value] * count for key, value in first.inputs.items() if key not in used}
+        return count, nodes, inputs | rest
+
+    def _official(self, nodes: Columns, inputs: Columns) -> Aggregate:
         def aggregate(chosen: Sequence[int]) -> dict[str, Any]:
             result = self._executor.exec_aggregation(_pick(inputs, chosen), _pick(nodes, chosen))
             return dict(result.metrics)
 
         return aggregate
 
-    def _direct(
-        self, nodes: dict[str, list[Any]], inputs: dict[str, list[Any]]
-    ) -> Aggregate | None:
+    def _direct(self, nodes: Columns, inputs: Columns) -> Aggregate | None:
         """The aggregation functions called without the executor, some 100 times faster.
 
-        Null where an aggregation node depends on another one or is not a Python function.
+        Null where an aggregation node depends on another one or is not a plain Python function.
         """
         functions = []
         for node in self._nodes:
             function = self._executor._tools_manager.get_tool(node.name)
             function = getattr(function, "__original_function", None)
             arguments = {name: _column(value, nodes, inputs) for name, value in node.inputs.items()}
-            if function is None or None in arguments.values():
+            if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+                return None
+            if None in arguments.values():
                 return None
             functions.append((function, arguments))
 
@@ -118,42 +150,55 @@ class ScriptRunner(Runner):
     """A flex flow (function or class) or a prompty file."""
 
     def __init__(self, executor: Any) -> None:
+        from promptflow.contracts.tool import ValueType
+
         self._executor = executor
+        self._aggregate = getattr(executor, "_aggr_func", None)
+        # `pf run` turns values into the types of the function's hints.
+        types = {k: v for k, v in executor._inputs.items() if isinstance(v.type, ValueType)}
+        self._types = types
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """See Runner."""
         from promptflow._utils.dataclass_serializer import convert_eager_flow_output_to_dict
+        from promptflow.executor.flow_validator import FlowValidator
 
-        result = self._executor.exec_line(inputs, index=row)
+        typed = FlowValidator._resolve_flow_inputs_type_inner(self._types, inputs, row)
+        result = self._executor.exec_line(typed, index=row)
         if result.run_info.status.value != "Completed":
-            raise RuntimeError(_message(result.run_info.error))
-        outputs = dict(convert_eager_flow_output_to_dict(result.output))
+            raise _failure(result.run_info.error or {})
+        outputs = convert_eager_flow_output_to_dict(result.output)
         outputs.pop("line_number", None)
-        return outputs, {}
+        return _plain(outputs), {"returned": _shape(result.output)} if self._aggregate else {}
 
-    def aggregator(self, rows: Sequence[Row]) -> Aggregate | None:
-        function = getattr(self._executor, "_aggr_func", None)
+    def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
+        """See Runner."""
+        function = self._aggregate
         if function is None:
             return None
-        outputs = [_returned(row.outputs) for row in rows]
+        returned = inspect.signature(self._executor._func_async).return_annotation
+        lines = [_line(row, returned) for row in rows]
+        name = self._executor._aggr_input_name
 
         def aggregate(chosen: Sequence[int]) -> dict[str, Any]:
-            with _logged_metrics() as metrics:
-                returned = self._executor._exec_aggregation([outputs[at] for at in chosen]).metrics
-            return {**metrics, **returned}
+            metrics = function(**{name: [lines[at] for at in chosen]})
+            if not isinstance(metrics, dict):
+                kind = type(metrics).__name__
+                raise TypeError(f"__aggregate__ returned a {kind}, expected a dict of metrics")
+            return metrics
 
-        return aggregate
+        return over(len(lines), aggregate)
 
 
 def import_promptflow() -> Any:
     """Import the executor without the development kit, which costs seconds that no row needs.
 
     `promptflow/__init__.py` and `promptflow.tools` import it (SQLAlchemy, Flask, Azure Monitor). An
-    empty package takes its place under the same path; what flows import from it is served on demand.
+    empty package takes its place under the same path; what flows import from it is served on
+    demand.
     """
     if "promptflow" not in sys.modules:
-        home = Path(tempfile.mkdtemp(prefix="promptflow-"))
-        (home / "pf.yaml").write_text(_HOME, encoding="utf-8")
-        os.environ["PF_HOME_DIRECTORY"] = str(home)
+        os.environ["PF_HOME_DIRECTORY"] = _home()
         spec = importlib.util.find_spec("promptflow")
         if spec is None or spec.submodule_search_locations is None:
             raise ModuleNotFoundError("promptflow is not installed")
@@ -164,12 +209,20 @@ def import_promptflow() -> Any:
         sys.modules["promptflow"] = package
         with _without_devkit():
             _import_tools()
+        _remember_templates()
+        _prepare_prompty()
     import promptflow.executor
 
-    logging.getLogger("execution").setLevel(logging.ERROR)
-    for name in ("execution", "execution.flow", "execution.bulk", "promptflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("promptflow").setLevel(logging.ERROR)
     return promptflow.executor
+
+
+def _home() -> str:
+    """A folder with prompt flow's settings that goes when this process ends, or its worker does."""
+    folder = tempfile.TemporaryDirectory(prefix="promptflow-")
+    atexit.register(folder.cleanup)
+    Path(folder.name, "pf.yaml").write_text(_SETTINGS, encoding="utf-8")
+    return folder.name
 
 
 def _import_tools() -> None:
@@ -187,6 +240,45 @@ def _import_tools() -> None:
     common.__dict__["handle_openai_error"] = lambda *_, **__: lambda function: function
     del sys.modules["promptflow.tools"]
     importlib.import_module("promptflow.tools")
+
+
+def _prepare_prompty() -> None:
+    """Prompty: no tries of its own either, and one client a connection instead of one a row."""
+    from promptflow.core import _flow
+
+    for kind in (_flow.Prompty, _flow.AsyncPrompty):
+        kind.__call__ = inspect.unwrap(kind.__call__)
+    make = _flow.get_open_ai_client_by_connection
+    resolve = _flow.convert_model_configuration_to_connection
+    shared = functools.lru_cache(maxsize=32)(make)
+    known = functools.lru_cache(maxsize=32)(lambda text: resolve(json.loads(text)))
+
+    def client(connection: Any, is_async: bool = False) -> Any:
+        # An async client belongs to an event loop, and each row has a loop of its own.
+        return make(connection, is_async=True) if is_async else shared(connection)
+
+    def connection(configuration: Any) -> Any:
+        plain = isinstance(configuration, dict)
+        return known(json.dumps(configuration)) if plain else resolve(configuration)
+
+    _flow.get_open_ai_client_by_connection = client
+    _flow.convert_model_configuration_to_connection = connection
+
+
+def _remember_templates() -> None:
+    """Compile a prompt once: prompt flow would do it for each row."""
+    from jinja2.sandbox import SandboxedEnvironment
+    from promptflow.core import _utils
+    from promptflow.tools import common
+
+    @functools.cache
+    def environment(**options: Any) -> SandboxedEnvironment:
+        made = SandboxedEnvironment(**options)
+        made.__dict__["from_string"] = functools.lru_cache(maxsize=64)(made.from_string)
+        return made
+
+    for module in (_utils, common):
+        module.SandboxedEnvironment = environment
 
 
 def _legacy_name(name: str) -> Any:
@@ -218,10 +310,75 @@ def _without_devkit() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
+def _provide(connections: dict[str, Any]) -> None:
+    """Give prompt flow the connections in each of the places where it looks for one by name."""
+    from promptflow.core import _prompty_utils
+    from promptflow.core._connection_provider._connection_provider import ConnectionProvider
+    from promptflow.core._connection_provider._dict_connection_provider import (
+        DictConnectionProvider,
+    )
+
+    provider = DictConnectionProvider(connections)
+
+    def by_name(name: str) -> tuple[dict[str, Any], str]:
+        return dict(connections[name]["value"]), provider.get(name).TYPE
+
+    # A connection named inside a flex flow's model_config or a prompty ignores the dictionary.
+    ConnectionProvider._instance = provider
+    _prompty_utils.get_connection_by_name = by_name
+
+
+def _set_variables(definition: dict[str, Any], connections: dict[str, Any]) -> None:
+    """Set the flow's `environment_variables`; `${connection.property}` stands for a value."""
+    from promptflow.core._utils import update_dict_value_with_connections
+
+    given = definition.get("environment_variables") or {}
+    variables = {
+        name: json.dumps(value) if isinstance(value, dict | list) else str(value)
+        for name, value in given.items()
+    }
+    update_dict_value_with_connections(connections, variables)
+    os.environ.update(variables)
+
+
+def _with_includes(job: dict[str, Any]) -> Path:
+    """The flow's folder, or a copy that has its `additional_includes` beside the flow's files."""
+    folder = Path(job["folder"])
+    includes = job["definition"].get("additional_includes") or []
+    return _merged(folder, tuple(includes)) if includes else folder
+
+
+@functools.cache
+def _merged(folder: Path, includes: tuple[str, ...]) -> Path:
+    merged = Path(tempfile.mkdtemp(prefix="flow-"))
+    shutil.copytree(folder, merged, dirs_exist_ok=True)
+    for include in includes:
+        source = (folder / include).resolve()
+        if source.is_dir():
+            shutil.copytree(source, merged / source.name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source, merged)
+    os.chdir(merged)
+    sys.path.insert(0, str(merged))
+    return merged
+
+
+def _other_model(path: Path, models: dict[str, str]) -> dict[str, Any]:
+    """What makes a prompty ask for its connection's own model, if that is set."""
+    from promptflow.core import Prompty
+
+    configs, _ = Prompty._parse_prompty(path)
+    configuration = (configs.get("model") or {}).get("configuration") or {}
+    model = models.get(configuration.get("connection", ""))
+    if model is None:
+        return {}
+    return {"model": {"configuration": {"azure_deployment": model, "model": model}}}
+
+
 def _use_models(
     definition: dict[str, Any], models: dict[str, str], connections: dict[str, Any]
 ) -> dict[str, Any]:
-    """Name the model as the connection's type wants it, and use the connection's own model if set."""
+    """Name the model as the connection's type wants it; the connection's own model goes first."""
     nodes = []
     for node in definition.get("nodes", []):
         inputs = dict(node.get("inputs") or {})
@@ -254,9 +411,7 @@ def _logged_metrics() -> Iterator[dict[str, Any]]:
         remove_metric_logger(keep)
 
 
-def _column(
-    value: Any, nodes: dict[str, list[Any]], inputs: dict[str, list[Any]]
-) -> Callable[[Sequence[int]], Any] | None:
+def _column(value: Any, nodes: Columns, inputs: Columns) -> Callable[[Sequence[int]], Any] | None:
     kind = value.value_type.name
     if kind == "LITERAL":
         return lambda chosen: value.value
@@ -265,7 +420,7 @@ def _column(
     return None if column is None else lambda chosen: [column[at] for at in chosen]
 
 
-def _pick(columns: dict[str, list[Any]], chosen: Sequence[int]) -> dict[str, list[Any]]:
+def _pick(columns: Columns, chosen: Sequence[int]) -> Columns:
     return {key: [column[at] for at in chosen] for key, column in columns.items()}
 
 
@@ -276,10 +431,41 @@ def _equal(metrics: dict[str, Any], direct: Aggregate, every: Sequence[int]) -> 
         return False
 
 
-def _returned(outputs: dict[str, Any] | None) -> Any:
-    """What the function returned: prompt flow stores a value that is no dict as {"output": value}."""
-    return outputs["output"] if outputs is not None and set(outputs) == {"output"} else outputs
+def _plain(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Outputs as JSON keeps them; TypeError where it cannot, which fails the row as in `pf run`."""
+    from promptflow._utils.utils import default_json_encoder
+
+    plain: dict[str, Any] = json.loads(json.dumps(outputs, default=default_json_encoder))
+    return plain
 
 
-def _message(error: dict[str, Any] | None) -> str:
-    return str((error or {}).get("message", "the flow failed without a message"))
+def _shape(output: Any) -> str:
+    """What a flow returned, for `_line`: its outputs are kept as a dict in any case."""
+    if isinstance(output, dict):
+        return "dict"
+    return "dataclass" if is_dataclass(output) else "value"
+
+
+def _line(row: Row, returned: Any) -> Any:
+    """A row as `pf run` gives it to `__aggregate__`; `returned` is the flow's return annotation."""
+    from promptflow._utils.utils import AttrDict
+
+    outputs, shape = row.outputs or {}, row.aggregation.get("returned")
+    if shape == "value":
+        return outputs["output"]
+    if shape == "dataclass" and isinstance(returned, type) and is_dataclass(returned):
+        return returned(**outputs)
+    return AttrDict(outputs)
+
+
+def _failure(error: dict[str, Any]) -> FlowError:
+    """What the flow's own code raised, out of prompt flow's account of it."""
+    for extra in error.get("additionalInfo") or []:
+        told = extra.get("info") or {}
+        if told.get("type"):
+            return FlowError(told["type"], told.get("message", ""), told.get("traceback", ""))
+    cause = error
+    while cause.get("innerError"):
+        cause = cause["innerError"]
+    kind = str(cause.get("code", "Error"))
+    return FlowError(kind, str(error.get("message", "the flow failed without a message")))

@@ -37,10 +37,7 @@ def validate(settings: Settings) -> int:
 
 def report(settings: Settings) -> int:
     """Write the report of the last experiment again; raises UserError where there is none."""
-    last = summary.load()
-    for run in last.runs or last.evaluations:
-        if not Path(run.outputs).is_file():
-            raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
+    last = _last()
     print(f"report: {reports.write(last)}")
     return OK
 
@@ -51,7 +48,7 @@ def gate(settings: Settings) -> int:
     Raises:
         UserError: there is no experiment, or a check names what no evaluator gave.
     """
-    last = summary.load()
+    last = _last()
     verdict = judge.judge(config.load(last.env).gate, last.scores, last.evaluations)
     judged = last.model_copy(update={"gate": verdict})
     summary.save(judged)
@@ -82,8 +79,18 @@ def doctor(settings: Settings) -> int:
     return code
 
 
+def _last() -> summary.Summary:
+    """The last experiment, whose rows are there for the report."""
+    last = summary.load()
+    for run in last.runs or last.evaluations:
+        if not Path(run.outputs).is_file():
+            raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
+    return last
+
+
 def _preview(checked: Checked) -> str:
-    lines = [f"{len(checked.cells)} cells:"] if checked.cells else []
+    count = len(checked.cells)
+    lines = [f"{count} cell{'s' if count > 1 else ''}:"] if checked.cells else []
     calls = 0
     for cell in checked.cells:
         rows = len(checked.tables[cell.dataset.source])

@@ -16,8 +16,11 @@ from llmops.flows import Flow
 from llmops.plan import Cell, plan
 
 SAMPLE_REQUEST = "sample-request.json"
-SOURCES = {"data": "${data.<column>}", "run.inputs": "${run.inputs.<input>}"}
-SOURCES["run.outputs"] = "${run.outputs.<output>}"
+SOURCES = {
+    "data": "${data.<column>}",
+    "run.inputs": "${run.inputs.<column>}",
+    "run.outputs": "${run.outputs.<output>}",
+}
 
 
 @dataclass
@@ -176,19 +179,24 @@ def _evaluator_mappings(found: Checked, experiment: Experiment) -> Iterator[str]
             if flow is None or table is None:
                 continue
             mappings = dataset.mappings
-            known = _known(found, reference_of(experiment, dataset) is not None)
+            known = _known(found, experiment, reference_of(experiment, dataset))
             yield from _mapping_problems(f"{where}.mappings", mappings, flow, flow.inputs, table)
             yield from _reference_problems(f"{where}.mappings", mappings, known)
             yield from _length_problem(where, found, experiment, dataset)
 
 
-def _known(found: Checked, has_run: bool) -> dict[str, Sequence[str] | None]:
+def _known(
+    found: Checked, experiment: Experiment, reference: str | None
+) -> dict[str, Sequence[str] | None]:
     """What an evaluator's mappings may refer to; null where the names cannot be known."""
-    if not has_run:
+    if reference is None:
         return {"data": None}
-    flow = found.flow
-    inputs = list(flow.inputs) if flow and not flow.more_inputs else None
-    return {"data": None, "run.inputs": inputs, "run.outputs": flow.outputs if flow else None}
+    table = found.tables.get(_sources(experiment)[reference])
+    return {
+        "data": None,
+        "run.inputs": sorted(table.columns) if table else None,
+        "run.outputs": found.flow.outputs if found.flow else None,
+    }
 
 
 def _length_problem(
@@ -257,7 +265,7 @@ def _reference_problems(
             yield f"{where}.{name}: '{value}' refers to nothing (expected one of {choices})."
         elif names is not None and last not in names:
             yield (
-                f"{where}.{name}: '{value}': the flow has no such {source[4:-1]} "
+                f"{where}.{name}: '{value}': the scored run has no such {source[4:-1]} "
                 f"(expected one of {', '.join(names)})."
             )
 

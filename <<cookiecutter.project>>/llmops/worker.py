@@ -8,24 +8,31 @@ would silently be the first one's. Requests and answers are JSON lines with an `
     {"id", "op": "run", "job": name, "row", "inputs"}      one thread a row
     {"id", "op": "aggregate", "job": name, "rows": path}   metrics of a finished run
 
-The process ends when stdin closes, so it never outlives its parent.
+The process ends when stdin closes, and what it has started with it: nothing outlives the parent.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmops import calls
 from llmops.metrics import measure
-from llmops.runners import CallableRunner, Runner, means
+from llmops.runners import CallableRunner, FlowError, Runner, means
 from llmops.runs import Row, read_rows
+
+TRACEBACKS = 20
+SHORTEST_SECRET = 12
 
 
 class Worker:
@@ -35,10 +42,12 @@ class Worker:
         self._channel = os.fdopen(channel, "w", encoding="utf-8")
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
+        self._secrets: set[str] = set()
+        self._told = 0
 
-    def serve(self) -> None:
-        """Answer requests until stdin closes."""
-        for line in sys.stdin:
+    def serve(self, requests: Iterable[str]) -> None:
+        """Answer requests until there are no more."""
+        for line in requests:
             request = json.loads(line)
             if request["op"] == "run":
                 threading.Thread(target=self._answer, args=(request,), daemon=True).start()
@@ -49,8 +58,8 @@ class Worker:
         try:
             answer = getattr(self, f"_{request['op']}")(request)
         except BaseException as error:  # a flow may raise anything, SystemExit too
-            traceback.print_exc()
-            answer = {"error": _describe(error)}
+            self._log(traceback.format_exc())
+            answer = {"error": self._failure(_describe(error))}
         text = json.dumps({"id": request["id"], **answer}, ensure_ascii=False, default=str)
         with self._lock:
             self._channel.write(text + "\n")
@@ -58,6 +67,7 @@ class Worker:
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         job = request["job"]
+        self._secrets |= set(_secrets(job["connections"]))
         if job["kind"] == "python":
             if _mentions_openai(Path(job["folder"])):
                 import openai  # noqa: F401
@@ -78,20 +88,41 @@ class Worker:
             runner = self._runners[request["job"]]
             answer["outputs"], answer["aggregation"] = runner.run(request["inputs"], request["row"])
         except BaseException as error:  # a flow may raise anything, SystemExit too
-            traceback.print_exc()
-            answer["error"] = row.error or _describe(error)
+            answer["error"] = self._failure(row.error or _describe(error))
+            self._tell(request["row"], answer["error"], error)
         return {**answer, "latency_s": time.perf_counter() - start, "usage": row.usage}
 
+    def _tell(self, row: int, described: dict[str, Any], error: BaseException) -> None:
+        """Write a failed row to the log: a line each, the traceback only of the first ones."""
+        self._log(f"row {row}: {described['type']}: {described['message']}"[:1000])
+        self._told += 1
+        if self._told <= TRACEBACKS:
+            self._log(getattr(error, "trace", "") or traceback.format_exc())
+
+    def _failure(self, described: dict[str, Any]) -> dict[str, Any]:
+        return {**described, "message": self._hide(described["message"])}
+
+    def _log(self, text: str) -> None:
+        print(self._hide(text), file=sys.stderr)
+
+    def _hide(self, text: str) -> str:
+        """An error may quote a key; a log and a report must not."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
     def _aggregate(self, request: dict[str, Any]) -> dict[str, Any]:
-        rows = [row for row in read_rows(Path(request["rows"])) if not row.failed]
-        aggregate = self._runners[request["job"]].aggregator(rows) or means(rows)
-        measured = measure(aggregate, len(rows))
+        counted, asked = _Counted(Path(request["rows"])), calls.Calls()
+        calls.ROW.set(asked)
+        aggregation = self._runners[request["job"]].aggregate(counted) or means(counted)
+        why_not = "no interval: the aggregation asks a model" if asked.usage else ""
+        measured = measure(aggregation, counted.rows, why_not)
         return {
             "metrics": {
                 name: {
                     "value": metric.value,
                     "ci95": metric.ci95,
-                    "scored": _scored(name, rows),
+                    "scored": counted.scored(name),
                     "note": metric.note,
                 }
                 for name, metric in measured.items()
@@ -99,33 +130,64 @@ class Worker:
         }
 
 
-def _scored(metric: str, rows: list[Row]) -> int:
-    """Rows that carry the metric's value; every completed row where it is no output of its own."""
-    outputs = [row.outputs or {} for row in rows]
-    if any(metric in row for row in outputs):
-        return sum(row.get(metric) is not None for row in outputs)
-    return len(outputs)
+class _Counted:
+    """The completed rows of a run on disk, and in how many of them each output has a value."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows = 0
+        self._values: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[Row]:
+        self.rows = 0
+        self._values.clear()
+        for row in read_rows(self._path):
+            if not row.failed:
+                self.rows += 1
+                outputs = row.outputs or {}
+                self._values.update({name: value is not None for name, value in outputs.items()})
+                yield row
+
+    def scored(self, metric: str) -> int:
+        """Rows that carry the metric's value; every row where it is no output of its own."""
+        return self._values.get(metric, self.rows)
+
+
+def _secrets(connections: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for link in connections.values():
+        for key in link.get("secret_keys", ()):
+            secret = str(link["value"].get(key, ""))
+            if len(secret) >= SHORTEST_SECRET:
+                yield secret
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
     """The innermost cause in words; it is the flow's own fault, so trying again does not help."""
     while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
         error = inner
-    return {"type": type(error).__name__, "message": str(error) or type(error).__name__}
+    kind = error.kind if isinstance(error, FlowError) else type(error).__name__
+    return {"type": kind, "message": str(error) or kind}
 
 
 def _mentions_openai(folder: Path) -> bool:
     """Whether the client must be loaded before the flow's code, so that its calls are counted."""
-    return any("openai" in path.read_text("utf-8", "replace") for path in folder.rglob("*.py"))
+    files = (path for depth in ("*.py", "*/*.py") for path in folder.glob(depth))
+    return any("openai" in path.read_text("utf-8", "replace") for path in files)
 
 
 def main() -> None:
-    """Keep stdout for the answers and send what the flow prints to the log on stderr."""
-    channel = os.dup(1)
+    """Keep stdin and stdout for requests and answers; what the flow prints goes to the log."""
+    requests, answers = os.dup(0), os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    for descriptor in (requests, answers):  # held open elsewhere, they would outlive this process
+        os.register_at_fork(after_in_child=partial(os.close, descriptor))
     sys.path.insert(0, str(Path.cwd()))
-    Worker(channel).serve()
-    os._exit(0)  # rows that hang in a thread must not keep the process
+    Worker(answers).serve(os.fdopen(requests, encoding="utf-8"))
+    # Rows that hang in a thread must not keep the process, nor stay behind what they have started.
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What prompt flow itself makes of the fixture flows: `python pf_run.py jobs.json results`.
 
-A job is {"name", "flow", "data", "column_mapping", "variant", "run"} as `pf run create` takes it, and
-"batch_method": "spawn" where a row itself reads the store of connections. Its result is written to
-results/<name>.json: {"status", "outputs": {line: outputs}, "metrics"}. The home folder and
+A job is {"name", "flow", "data", "column_mapping", "variant", "run"} as `pf run create` takes it,
+and "batch_method": "spawn" where a row itself reads the store of connections. Its result is written
+to results/<name>.json: {"status", "outputs": {line: outputs}, "metrics"}. The home folder and
 PF_HOME_DIRECTORY must be temporary: connections go into a store that is thrown away.
 """
 
@@ -51,7 +51,7 @@ def prepared() -> Any:
 
 
 def forget_flows() -> None:
-    """Be the new process that the command line is for each run: else the second `helper` is the first."""
+    """Be the new process that the command line is for each run, or `helper` stays the first one."""
     below = f"{HERE}/"
     for name, module in list(sys.modules.items()):
         file = str(getattr(module, "__file__", ""))

@@ -6,7 +6,7 @@ from promptflow.core import tool
 
 @tool
 def grade(urgency: str, truth: str, text: str, weight: float) -> dict[str, object]:
-    if "Κ" in text or "Кир" in text:
+    if text.startswith("Ελλ"):
         raise ValueError("no grade for this alphabet")
     hit = same(urgency, truth)
     return {"hit": hit, "weighted": hit * weight, "by": ORIGIN, "length": len(text)}

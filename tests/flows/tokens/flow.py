@@ -1,4 +1,4 @@
-"""Calls a model in every way that has tokens, and gives back what the answer itself says of them."""
+"""Calls a model in every way that has tokens, and gives back what the answer says of them."""
 
 from __future__ import annotations
 

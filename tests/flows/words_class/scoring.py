@@ -14,4 +14,5 @@ class Scoring:
 
     def __aggregate__(self, lines: list[Any]) -> dict[str, float]:
         levels = [line.output + len(line["text"]) for line in lines]
-        return {"level": sum(levels) / len(levels), "lines": len(lines)}
+        mean = sum(levels) / len(levels)
+        return {"level": mean, "lines": len(lines), "extra": len(lines[-1]) - 2}
