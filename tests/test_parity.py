@@ -350,7 +350,28 @@ def test_a_flow_written_for_azure_asks_an_openai_endpoint(
     assert {name for row in done.rows() for name in row.usage} == {"llama"}
 
 
+def test_an_aggregation_that_asks_a_model_asks_it_once(model: StandIn, tmp_path: Path) -> None:
+    before = model.requests
+    done = experiment(model, tmp_path, scoring("asks", {}))
+    (score,) = done.summary["scores"]
+    assert score["value"] > 0
+    assert (score["ci95"], score["note"]) == (None, "no interval: the aggregation asks a model")
+    assert model.requests - before == 1
+
+
 # ---- What is left behind
+
+
+def test_a_key_in_an_error_stays_secret(model: StandIn, tmp_path: Path) -> None:
+    key = "a-key-that-nobody-may-see"
+    done = experiment(model, tmp_path, scoring("leaky", {}), AOAI_API_KEY=key)
+    row = done.rows("evaluations")[0]
+    assert row.error == {"type": "PermissionError", "message": "the key *** is not the right one"}
+    assert key not in done.printed
+    for folder in ("runs", "reports"):
+        found = [path for path in (tmp_path / folder).rglob("*") if path.is_file()]
+        assert found
+        assert not [path for path in found if key.encode() in path.read_bytes()]
 
 
 def test_nothing_is_left_behind(model: StandIn, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 from llmops.config import Limits
 from llmops.errors import UserError
 from llmops.runs import Row
+from llmops.worker import LINE_LIMIT
 
-LINE_LIMIT = 64 * 1024 * 1024
 LONGEST_PAUSE_S = 60.0
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -86,7 +86,8 @@ class Worker:
         await self.load(job)
         try:
             request = {"op": "run", "job": job.name, "row": row, "inputs": inputs}
-            return await asyncio.wait_for(self._ask(request), timeout_s)
+            async with asyncio.timeout(timeout_s):  # wait_for may swallow a cancellation
+                return await self._ask(request)
         except TimeoutError:
             message = f"no answer within {timeout_s:g} s (limits.timeout_s)"
             return {"error": {"type": "Timeout", "message": message, "retryable": True}}
@@ -163,7 +164,7 @@ class Worker:
             raise WorkerDied("the flow's process is not running")
         number = next(self._ids)
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        line = json.dumps({"id": number, **request}, ensure_ascii=False, default=str) + "\n"
+        line = json.dumps({"id": number, **request}, default=str) + "\n"
         try:
             process.stdin.write(line.encode())
             await process.stdin.drain()

@@ -27,10 +27,10 @@ from llmops.work import Work
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NO_RECORDING = (
-    "{count} rows have no recording: a prompt, a parameter or the data changed. Ask a model "
-    "instead: put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama\n"
-    '  aoai={{"type": "open_ai", "base_url": "http://localhost:11434/v1", "model": "llama3.2"}}\n'
-    "then `make record` keeps its answers."
+    "{count} rows have no recording (a prompt, a parameter or the data changed). Let a model "
+    "answer: put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama "
+    'aoai={{"type": "open_ai", "base_url": "http://localhost:11434/v1", "model": "llama3.2"}}, '
+    "then `make record`."
 )
 
 

@@ -79,19 +79,24 @@ def scores(item: Work) -> Iterator[Score]:
 
 
 def failures(works: Iterable[Work]) -> list[str]:
-    """Why rows failed, the most frequent reasons first, each with the line of one such row."""
+    """Why rows failed, the most frequent reasons first, each with the line of one such row.
+
+    Every missing recording differs in its words, so they count as one reason.
+    """
     counts: Counter[tuple[str, str]] = Counter()
-    lines: dict[tuple[str, str], str] = {}
+    examples: dict[tuple[str, str], str] = {}
     for item in works:
         for row in item.run.rows():
             if row.error is not None:
                 reason = f"{row.error['type']}: {row.error['message']}"
-                key = item.name, " ".join(reason.split())[:LONGEST]
+                reason = " ".join(reason.split())[:LONGEST]
+                key = item.name, str(row.error.get("code") or reason)
                 counts[key] += 1
-                if key not in lines:
-                    lines[key] = f"{item.table.path}: line {item.table.line(row.row)}"
+                if key not in examples:
+                    line = f"{item.table.path}: line {item.table.line(row.row)}"
+                    examples[key] = f"{reason} ({line})"
     told = [
-        f"{key[0]}: {count} {'row' if count == 1 else 'rows'} failed: {key[1]} ({lines[key]})"
+        f"{key[0]}: {count} {'row' if count == 1 else 'rows'} failed: {examples[key]}"
         for key, count in counts.most_common(REASONS)
     ]
     more = len(counts) - len(told)

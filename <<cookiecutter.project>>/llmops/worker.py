@@ -31,6 +31,7 @@ from llmops.metrics import measure
 from llmops.runners import CallableRunner, FlowError, Runner, means
 from llmops.runs import Row, read_rows
 
+LINE_LIMIT = 64 * 1024 * 1024
 TRACEBACKS = 20
 SHORTEST_SECRET = 12
 
@@ -39,7 +40,7 @@ class Worker:
     """Runs what it is asked and answers on `channel`."""
 
     def __init__(self, channel: int) -> None:
-        self._channel = os.fdopen(channel, "w", encoding="utf-8")
+        self._channel = os.fdopen(channel, "wb")
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
         self._secrets: set[str] = set()
@@ -60,9 +61,12 @@ class Worker:
         except BaseException as error:  # a flow may raise anything, SystemExit too
             self._log(traceback.format_exc())
             answer = {"error": self._failure(_describe(error))}
-        text = json.dumps({"id": request["id"], **answer}, ensure_ascii=False, default=str)
+        line = _line({"id": request["id"], **answer})
+        if len(line) > LINE_LIMIT:
+            told = {"type": "TooLarge", "message": f"the row's outputs have {len(line):,} bytes"}
+            line = _line({"id": request["id"], "error": told})
         with self._lock:
-            self._channel.write(text + "\n")
+            self._channel.write(line)
             self._channel.flush()
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -151,6 +155,12 @@ class _Counted:
     def scored(self, metric: str) -> int:
         """Rows that carry the metric's value; every row where it is no output of its own."""
         return self._values.get(metric, self.rows)
+
+
+def _line(answer: dict[str, Any]) -> bytes:
+    """JSON; half of a surrogate pair, which no file can hold, becomes a question mark."""
+    text = json.dumps(answer, ensure_ascii=False, default=str) + "\n"
+    return text.encode("utf-8", "replace")
 
 
 def _secrets(connections: dict[str, dict[str, Any]]) -> Iterator[str]:
