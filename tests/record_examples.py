@@ -2,8 +2,9 @@
 
     python tests/record_examples.py [EXAMPLE …]
 
-Run it after a prompt, the data or `tests/answers/<example>.jsonl` changed. A stand-in model gives the
-answers, the generated repo's own `record` task keeps them, and their source says who wrote them.
+Run it after a prompt, the data or `tests/answers/<example>.jsonl` changed. A stand-in gives
+the answers, the generated repo's own `record` task keeps them, and their source says whose they
+are.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def keep(folder: Path, example: Path) -> int:
     lines.sort(key=lambda line: json.dumps(line["request"], sort_keys=True))
     target = example / "recordings" / "written_by_hand.jsonl"
     target.parent.mkdir(exist_ok=True)
-    target.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    texts = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    target.write_text("".join(texts), encoding="utf-8")
     return len(lines)
 
 
