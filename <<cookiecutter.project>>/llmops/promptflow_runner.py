@@ -155,8 +155,8 @@ class ScriptRunner(Runner):
         self._executor = executor
         self._aggregate = getattr(executor, "_aggr_func", None)
         # `pf run` turns values into the types of the function's hints.
-        types = {k: v for k, v in executor._inputs.items() if isinstance(v.type, ValueType)}
-        self._types = types
+        hinted = executor._inputs.items()
+        self._types = {k: v for k, v in hinted if isinstance(v.type, ValueType)}
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Runner."""

@@ -61,10 +61,10 @@ class Worker:
         except BaseException as error:  # a flow may raise anything, SystemExit too
             self._log(traceback.format_exc())
             answer = {"error": self._failure(_describe(error))}
-        line = _line({"id": request["id"], **answer})
-        if len(line) > LINE_LIMIT:
-            told = {"type": "TooLarge", "message": f"the row's outputs have {len(line):,} bytes"}
-            line = _line({"id": request["id"], "error": told})
+        try:
+            line = _line({"id": request["id"], **answer})
+        except Exception as error:  # an answer that JSON cannot hold
+            line = _line({"id": request["id"], "error": self._failure(_describe(error))})
         with self._lock:
             self._channel.write(line)
             self._channel.flush()
@@ -158,9 +158,11 @@ class _Counted:
 
 
 def _line(answer: dict[str, Any]) -> bytes:
-    """JSON; half of a surrogate pair, which no file can hold, becomes a question mark."""
-    text = json.dumps(answer, ensure_ascii=False, default=str) + "\n"
-    return text.encode("utf-8", "replace")
+    """One line of JSON; raises what json does, and ValueError where the line would be too long."""
+    line = json.dumps(answer, default=str).encode() + b"\n"
+    if len(line) > LINE_LIMIT:
+        raise ValueError(f"the answer has {len(line):,} bytes, at most {LINE_LIMIT:,} can be kept")
+    return line
 
 
 def _secrets(connections: dict[str, dict[str, Any]]) -> Iterator[str]:
