@@ -328,11 +328,6 @@ def test_a_flow_that_kills_its_process_costs_the_rows_under_way(use: UseCase) ->
     assert 1 <= outcome.summary["runs"][0]["failed"] <= 2
 
 
-# What follows is known: the worker and the engine do not do it yet.
-later = pytest.mark.xfail(strict=False, reason="llmops/worker.py and engine.py")
-
-
-@later
 def test_a_flow_that_reads_stdin_gets_nothing_and_disturbs_no_row(use: UseCase) -> None:
     outcome = fail_on_bee(use, "input()")
     assert outcome.code == 2, outcome.text
@@ -340,7 +335,6 @@ def test_a_flow_that_reads_stdin_gets_nothing_and_disturbs_no_row(use: UseCase) 
     assert "(data/words.jsonl: line 2)" in outcome.out
 
 
-@later
 def test_an_answer_that_json_cannot_hold_is_told_at_once(use: UseCase) -> None:
     answers = ("{('a', 1): 2}", "'\\ud800'", "10**5000", "(lambda x: x.append(x) or x)([])")
     pairs = zip(WORDS, answers, strict=False)
@@ -352,7 +346,6 @@ def test_an_answer_that_json_cannot_hold_is_told_at_once(use: UseCase) -> None:
     assert "Timeout" not in outcome.text
 
 
-@later
 def test_an_answer_without_measure_fails_its_row_alone(use: UseCase) -> None:
     outcome = fail_on_bee(use, "return {'answer': 'x' * 70_000_000}")
     assert outcome.code == 2, outcome.text
@@ -361,7 +354,6 @@ def test_an_answer_without_measure_fails_its_row_alone(use: UseCase) -> None:
     assert outcome.summary["runs"][0]["failed"] == 1
 
 
-@later
 def test_half_a_surrogate_pair_is_text_like_any_other(use: UseCase) -> None:
     use.write("data/words.jsonl", b'{"text": "a\\ud800", "truth": "A\\ud800"}\n' + ROW)
     outcome = use.run()

@@ -158,18 +158,20 @@ def _left(work: Work) -> list[int]:
 
 
 def _fault(error: dict[str, Any]) -> str:
-    """What an endpoint did to a row; empty where it completed or the flow itself is at fault."""
+    """What kept a row from an answer; empty where it completed or the flow's own code failed."""
+    if error.get("type") == "Timeout":
+        return "Timeout"
     if "status" not in error or error.get("code") == "recording_missing":
         return ""
     return str(error["status"] or error["type"])
 
 
 def _give_up(work: Work, faults: Counter[str], error: dict[str, Any]) -> None:
-    """Stop at once when an endpoint answers no row: it saves money, and one message says it all."""
+    """Stop at once when no row gets an answer: it saves money, and one message says it all."""
     finished, fault = faults.total(), _fault(error)
     enough = min(GIVE_UP_AFTER, len(work.table))
     if fault and not work.done and finished >= enough and faults[fault] == finished:
         raise UserError(
-            f"{work.name}: the endpoint answered none of the first {finished} rows: "
-            f"{error['type']}: {error['message']}. See `make doctor`; finished rows are kept."
+            f"{work.name}: none of the first {finished} rows got an answer: {error['type']}: "
+            f"{str(error['message']).rstrip('.')}. See `make doctor`; finished rows are kept."
         )
