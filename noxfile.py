@@ -110,7 +110,10 @@ def _prepare(session: nox.Session) -> None:
 def _install(session: nox.Session) -> None:
     """Bring everything that the tests and the unbaked library need into .venv."""
     _prepare(session)
-    locks = (f"{LOCKS}/local.txt", f"{LOCKS}/dev.txt", "requirements/test.txt")
+    locks = (
+        *(f"{LOCKS}/{group}.txt" for group in ("local", "dev", "azure")),
+        "requirements/test.txt",
+    )
     options = [f"--requirement={lock}" for lock in locks]
     session.run("uv", "pip", "install", "--quiet", "--require-hashes", *options)
 

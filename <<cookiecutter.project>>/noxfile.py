@@ -9,6 +9,11 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
+  KIND=managed        where `make deploy` goes: managed, kubernetes, webapp (default: the entry of
+                      configs/deployment_config.json that is filled in for ENV)
+  PLAN=1              say what deploy or rollback would change, and change nothing
+  WAIT=600            seconds that they wait for a change that is under way already
+  FORCE="reason"      register what the gate did not pass; the reason becomes a tag
 """
 
 from __future__ import annotations
@@ -82,9 +87,33 @@ def record(session: nox.Session) -> None:
 
 
 @nox.session
+def register(session: nox.Session) -> None:
+    """Register the flow (VARIANTS=one) and its data in Azure ML where they changed."""
+    script("register", "azure")
+
+
+@nox.session
 def doctor(session: nox.Session) -> None:
     """Say what is configured, what is missing and which endpoints answer."""
     script("doctor")
+
+
+@nox.session
+def deploy(session: nox.Session) -> None:
+    """Roll the registered flow out to ENV's endpoint: plan, test, then shift traffic."""
+    script("deploy", "azure")
+
+
+@nox.session
+def rollback(session: nox.Session) -> None:
+    """Lead all traffic of ENV's endpoint back to the prior deployment."""
+    script("rollback", "azure")
+
+
+@nox.session(name="check-endpoint")
+def check_endpoint(session: nox.Session) -> None:
+    """Send the sample request to ENV's endpoint and to each of its deployments."""
+    script("check_endpoint", "azure")
 
 
 @nox.session
@@ -115,9 +144,9 @@ def lock(session: nox.Session) -> None:
         )
 
 
-def script(name: str) -> None:
-    """Run scripts/<name>.py; its exit code becomes the task's."""
-    install("local")
+def script(name: str, *groups: str) -> None:
+    """Run scripts/<name>.py with these groups installed too; its exit code becomes the task's."""
+    install("local", *groups)
     run("python", f"scripts/{name}.py")
 
 

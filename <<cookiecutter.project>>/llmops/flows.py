@@ -119,15 +119,15 @@ def digest(flow: Flow, definition: Mapping[str, Any]) -> str:
     """
     content = hashlib.sha256(f"{flow.kind} {flow.file} {flow.entry}".encode())
     content.update(json.dumps(definition, sort_keys=True).encode())
-    others = _other_prompts(flow, definition)
-    for name, path in sorted(_files(flow)):
+    others = other_prompts(flow, definition)
+    for name, path in sorted(files(flow)):
         if name not in others:
             data = path.read_bytes().replace(b"\r\n", b"\n")
             content.update(json.dumps([name, hashlib.sha256(data).hexdigest()]).encode())
     return content.hexdigest()
 
 
-def _other_prompts(flow: Flow, definition: Mapping[str, Any]) -> set[str]:
+def other_prompts(flow: Flow, definition: Mapping[str, Any]) -> set[str]:
     """The DAG's own file, whose content is the definition, and prompts that only others use."""
     if flow.kind != "dag":
         return set()
@@ -142,7 +142,8 @@ def _source(node: Mapping[str, Any]) -> str:
     return Path(path).as_posix()
 
 
-def _files(flow: Flow) -> Iterator[tuple[str, Path]]:
+def files(flow: Flow) -> Iterator[tuple[str, Path]]:
+    """The flow's files without caches, each with the name it has beside `additional_includes`."""
     includes = flow.definition.get("additional_includes") or []
     for root in (flow.folder, *(flow.folder / path for path in includes)):
         for path in [root] if root.is_file() else root.rglob("*"):

@@ -25,6 +25,10 @@ class Settings:
     fresh: bool = False
     llm: str | None = None
     inputs: str = ""
+    kind: str | None = None
+    plan: bool = False
+    wait_s: float = 600
+    force: str = ""
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -35,14 +39,19 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     given = {name: value.strip() for name, value in environment.items() if value.strip()}
     concurrency = given.get("CONCURRENCY")
+    flags = ("0", "1", "false", "true")
     return Settings(
         env=given.get("ENV", DEFAULT_ENV),
         target=cast(Target, _choice(given, "TARGET", TARGETS, "local")),
         variants=tuple(words(given["VARIANTS"])) if "VARIANTS" in given else (),
         concurrency=_rows_at_once(concurrency) if concurrency else None,
-        fresh=_choice(given, "FRESH", ("0", "1", "false", "true"), "0") in ("1", "true"),
+        fresh=_choice(given, "FRESH", flags, "0") in ("1", "true"),
         llm=given.get("LLM"),
         inputs=given.get("INPUTS", ""),
+        kind=given.get("KIND"),
+        plan=_choice(given, "PLAN", flags, "0") in ("1", "true"),
+        wait_s=_seconds(given.get("WAIT", "600")),
+        force=given.get("FORCE", ""),
     )
 
 
@@ -51,6 +60,12 @@ def _rows_at_once(text: str) -> int:
     if not 1 <= number <= MOST_AT_ONCE:
         raise UserError(f"CONCURRENCY: '{text}' (expected a number from 1 to {MOST_AT_ONCE}).")
     return number
+
+
+def _seconds(text: str) -> float:
+    if not (text.isascii() and text.isdecimal() and len(text) < 6):
+        raise UserError(f"WAIT: '{text}' (expected a number of seconds).")
+    return float(text)
 
 
 def _choice(given: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:

@@ -1,0 +1,37 @@
+"""Serve the flow that Azure ML puts beside this container: /score, and /health for its probes.
+
+It is prompt flow's own server. Connections stand in the deployment's variables; where those lack
+some, they are the workspace's, and variables such as AOAI_API_BASE come before what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+PORT = 8080
+KNOWN = ("flow.dag.yaml", "flow.flex.yaml", "*.prompty")
+
+
+def prepare(model: Path) -> Path:
+    """The flow's folder; a plain Python function gets the file that prompt flow wants."""
+    if any(list(model.glob(name)) for name in KNOWN):
+        return model
+    folder = Path(tempfile.mkdtemp()) / model.name
+    shutil.copytree(model, folder)
+    entry = os.environ.get("LLMOPS_FLOW", "flow:run")
+    (folder / "flow.flex.yaml").write_text(f"entry: {entry}\n", encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    import uvicorn
+    from promptflow.core._serving.app import create_app
+
+    (found,) = Path(os.environ["AZUREML_MODEL_DIR"]).iterdir()
+    os.environ["PROMPTFLOW_PROJECT_PATH"] = str(prepare(found))
+    os.chdir(os.environ["PROMPTFLOW_PROJECT_PATH"])
+    app = create_app(engine="fastapi", extension_type="azureml")
+    uvicorn.run(app, host="0.0.0.0", port=PORT)

@@ -1,0 +1,78 @@
+"""Azure Resource Manager by plain requests, where an SDK of its own would be a package more.
+
+The way there is the SDKs' own: sign-in, another try after a passing fault, errors by their code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llmops.azure.workspace import credential
+
+if TYPE_CHECKING:
+    from azure.core.rest import HttpRequest, HttpResponse
+    from azure.mgmt.core import ARMPipelineClient
+
+Json = dict[str, Any]
+MANAGER = "https://management.azure.com"
+
+
+class Call(Protocol):
+    """Sends a request for a resource and returns the JSON of the answer."""
+
+    def __call__(
+        self, method: str, path: str, version: str, body: Json | None = None, /, **query: str
+    ) -> Json:
+        """`path` is an ARM id, `version` that of the API; raises azure.core's HttpResponseError."""
+        ...
+
+
+@contextmanager
+def manager() -> Iterator[Call]:
+    """Sign in when the first request needs it, and yield what sends requests."""
+    from azure.core.rest import HttpRequest
+
+    with _client() as client:
+
+        def call(
+            method: str, path: str, version: str, body: Json | None = None, /, **query: str
+        ) -> Json:
+            parameters = {"api-version": version, **query}
+            request = HttpRequest(method, f"{MANAGER}{path}", params=parameters, json=body)
+            answer = client.send_request(request)
+            _check(answer)
+            found: Json = answer.json()
+            return found
+
+        yield call
+
+
+def code_of(error: Exception) -> str:
+    """Azure's own word for what went wrong, such as RoleAssignmentExists, or nothing."""
+    return str(getattr(getattr(error, "error", None), "code", ""))
+
+
+@contextmanager
+def _client() -> Iterator[ARMPipelineClient[HttpRequest, HttpResponse]]:
+    from azure.core.pipeline.policies import RetryPolicy, UserAgentPolicy
+    from azure.mgmt.core import ARMPipelineClient
+    from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy
+
+    sign_in = ARMChallengeAuthenticationPolicy(credential(), f"{MANAGER}/.default")
+    client: ARMPipelineClient[HttpRequest, HttpResponse] = ARMPipelineClient(
+        MANAGER, policies=[UserAgentPolicy("llmops"), RetryPolicy(), sign_in]
+    )
+    with client:
+        yield client
+
+
+def _check(answer: HttpResponse) -> None:
+    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+    from azure.mgmt.core.exceptions import ARMErrorFormat
+
+    if answer.status_code == 401:
+        raise ClientAuthenticationError(response=answer, error_format=ARMErrorFormat)
+    if answer.status_code >= 400:
+        raise HttpResponseError(response=answer, error_format=ARMErrorFormat)

@@ -1,0 +1,138 @@
+"""What an online endpoint shall be: put together before Azure is asked for anything."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops import config, deployment, flows, probe
+from llmops.azure import workspace
+from llmops.azure.workspace import Place
+from llmops.config import DEFAULT_ENV, Experiment
+from llmops.connections import Connection, environment, load, variable
+from llmops.deployment import Endpoint, Kind
+from llmops.errors import UserError
+from llmops.files import slug
+from llmops.flows import Flow
+from llmops.registration import Registration
+from llmops.rollout import Deployment, Wanted
+from llmops.settings import Settings
+
+IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
+FLOW = "LLMOPS_FLOW"
+ENCODED = "PROMPTFLOW_ENCODED_CONNECTIONS"
+HIDDEN = 4
+"""Secrets shorter than this are not looked for in a log: they would be everywhere."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One endpoint of one environment, with all that is known before Azure is asked."""
+
+    env: str
+    kind: Kind
+    entry: Endpoint
+    experiment: Experiment
+    flow: Flow
+    request: Mapping[str, Any]
+    where: Place
+    connections: Mapping[str, Connection]
+
+    @property
+    def workspace_connections(self) -> bool:
+        """Whether a connection lacks a variable, so that the workspace's own is used."""
+        return any(link.missing for link in self.connections.values())
+
+    def mask(self, text: str) -> str:
+        """The text with the names of secrets in the place of their values."""
+        for link in self.connections.values():
+            for key, secret in link.secrets.items():
+                if len(value := secret.get_secret_value()) >= HIDDEN:
+                    text = text.replace(value, f"<{variable(link.name, key)}>")
+        return text
+
+
+def read(settings: Settings) -> Case:
+    """The case that ENV and KIND choose; all that can be wrong without Azure is found here.
+
+    Raises:
+        UserError: a file, the entry, a variable or the sample request is not as it must be.
+    """
+    kind, entry = deployment.choose(settings.env, settings.kind)
+    if not isinstance(entry, Endpoint):
+        raise UserError("KIND: 'webapp' is no online endpoint (expected managed or kubernetes).")
+    variables = environment()
+    own = Path(f"experiment.{settings.env}.yaml").is_file()
+    experiment = config.load(settings.env if own else DEFAULT_ENV)
+    flow = flows.describe(experiment.flow or experiment.name)
+    request = probe.sample(Path(entry.TEST_FILE_PATH), flow)
+    where = workspace.place(variables)
+    links = load(experiment.connections, variables)
+    return Case(settings.env, kind, entry, experiment, flow, request, where, links)
+
+
+def wanted(case: Case, registered: Registration, digest: str) -> Wanted:
+    """What the entry, the registration and the image (by its `digest`) ask for."""
+    entry, model = case.entry, registered.model
+    variables, secret = _variables(case)
+    if case.flow.kind == "python":
+        variables[FLOW] = registered.flow  # its folder alone does not say which function it is
+    one = Deployment(
+        entry.CURRENT_DEPLOYMENT_NAME,
+        f"{model.name}:{model.version}",
+        f"{slug(case.experiment.name)}-serving:{digest}",
+        entry.DEPLOYMENT_VM_SIZE,
+        entry.DEPLOYMENT_INSTANCE_COUNT,
+        entry.CPU_ALLOCATION,
+        entry.MEMORY_ALLOCATION,
+        entry.DEPLOYMENT_DESC,
+        variables,
+        secret,
+    )
+    return Wanted(case.kind, entry, one, _identity(entry.USER_MANAGED_ID, case.where))
+
+
+def _identity(name: str, where: Place) -> str:
+    """The id of a user-assigned identity; by its name alone it is one of the resource group."""
+    if not name or name.startswith("/"):
+        return name
+    group = f"/subscriptions/{where.subscription}/resourceGroups/{where.resource_group}"
+    return f"{group}/providers/{IDENTITY}/{name}"
+
+
+def _variables(case: Case) -> tuple[dict[str, str], frozenset[str]]:
+    """The deployment's variables, and the names of those that are secrets.
+
+    A connection that lacks a variable is left to the workspace's connection of the same name.
+    """
+    entry, where = case.entry, case.where
+    found: dict[str, str] = {}
+    secret: set[str] = set()
+    for link in case.connections.values():
+        if not link.missing:
+            found |= link.as_environment()
+            secret |= {variable(link.name, key) for key in link.secrets}
+    if case.connections and not case.workspace_connections:
+        found[ENCODED] = _encoded(case.connections)
+        secret.add(ENCODED)
+    place = {
+        "subscription_id": where.subscription,
+        "resource_group": where.resource_group,
+        "workspace_name": where.workspace,
+        "endpoint_name": entry.ENDPOINT_NAME,
+        "deployment_name": entry.CURRENT_DEPLOYMENT_NAME,
+    }
+    override = ",".join(f"deployment.{key}={text}" for key, text in place.items())
+    serving = {"PROMPTFLOW_RUN_MODE": "serving", "PRT_CONFIG_OVERRIDE": override}
+    return {**found, **serving, **entry.ENVIRONMENT_VARIABLES}, frozenset(secret)
+
+
+def _encoded(links: Mapping[str, Connection]) -> str:
+    """The connections as prompt flow's server takes them, so that the workspace needs none."""
+    text = json.dumps({name: link.as_promptflow() for name, link in links.items()})
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

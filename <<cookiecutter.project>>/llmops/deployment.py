@@ -1,0 +1,199 @@
+"""Where a flow is deployed: `configs/deployment_config.json`, upstream's keys to the letter.
+
+Three sections, one object an environment in each. Numbers may be strings (`"100"`) and an empty
+string counts as unset. A key that upstream does not have is optional.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from llmops.config import Strict
+from llmops.errors import UserError
+
+CONFIG = Path("configs/deployment_config.json")
+Kind = Literal["managed", "kubernetes", "webapp"]
+
+
+def _unset(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _words(value: Any) -> Any:
+    """Variables are texts: 4 is "4", and true is "true" as in JSON."""
+    if not isinstance(value, dict):
+        return value
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
+
+
+Percent = Annotated[Annotated[int, Field(ge=0, le=100)] | None, BeforeValidator(_unset)]
+Half = Annotated[Annotated[int, Field(ge=0, le=50)] | None, BeforeValidator(_unset)]
+Count = Annotated[Annotated[int, Field(ge=1)], BeforeValidator(lambda v: 1 if v == "" else v)]
+Text = Annotated[str, BeforeValidator(_text)]
+Variables = Annotated[dict[str, str], BeforeValidator(_words)]
+
+
+class Target(Strict):
+    """What every kind of deployment has."""
+
+    ENV_NAME: str
+    TEST_FILE_PATH: str = "sample-request.json"
+    USER_MANAGED_ID: str = Field("", description="user-assigned identity; default: system-assigned")
+
+
+class Endpoint(Target):
+    """An online endpoint, managed by Azure ML or on an attached Kubernetes cluster.
+
+    Without a prior deployment the current one takes all the traffic. With one, the two allocations
+    are percentages that sum to 100.
+    """
+
+    ENDPOINT_NAME: str = ""
+    ENDPOINT_DESC: str = ""
+    DEPLOYMENT_DESC: str = ""
+    PRIOR_DEPLOYMENT_NAME: str = ""
+    PRIOR_DEPLOYMENT_TRAFFIC_ALLOCATION: Percent = None
+    CURRENT_DEPLOYMENT_NAME: str = ""
+    CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION: Percent = None
+    MIRRORED_TRAFFIC_ALLOCATION: Half = Field(
+        None,
+        description="percent of live requests that the new deployment sees and does not answer; "
+        "live traffic stays as it is until the key is removed",
+    )
+    COMPUTE_NAME: str = Field("", description="attached Kubernetes compute")
+    DEPLOYMENT_VM_SIZE: str = ""
+    DEPLOYMENT_INSTANCE_COUNT: Count = 1
+    CPU_ALLOCATION: Text = ""
+    MEMORY_ALLOCATION: Text = ""
+    ENVIRONMENT_VARIABLES: Variables = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name that says whether the entry is filled in."""
+        return self.ENDPOINT_NAME
+
+    @property
+    def traffic(self) -> dict[str, int]:
+        """Percent of the traffic by deployment, once the new one has passed its test."""
+        if not self.PRIOR_DEPLOYMENT_NAME:
+            return {self.CURRENT_DEPLOYMENT_NAME: 100}
+        current = self.CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION or 0
+        return {self.PRIOR_DEPLOYMENT_NAME: 100 - current, self.CURRENT_DEPLOYMENT_NAME: current}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.ENDPOINT_NAME:
+            return self
+        if not self.CURRENT_DEPLOYMENT_NAME:
+            raise ValueError("CURRENT_DEPLOYMENT_NAME: empty. Name the new deployment")
+        prior, current = (
+            self.PRIOR_DEPLOYMENT_TRAFFIC_ALLOCATION,
+            self.CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION,
+        )
+        if self.PRIOR_DEPLOYMENT_NAME == self.CURRENT_DEPLOYMENT_NAME:
+            raise ValueError("PRIOR_DEPLOYMENT_NAME: the same as CURRENT_DEPLOYMENT_NAME")
+        alone = not self.PRIOR_DEPLOYMENT_NAME and prior is None and current is None
+        if not alone and (prior or 0) + (current or 0) != 100:
+            raise ValueError(
+                f"traffic: {prior or 0} + {current or 0} is not 100 (PRIOR_ and "
+                "CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION)"
+            )
+        if prior and not self.PRIOR_DEPLOYMENT_NAME:
+            raise ValueError(f"PRIOR_DEPLOYMENT_NAME: empty, but it shall take {prior}%. Name it")
+        return self
+
+
+class WebApp(Target):
+    """An Azure Web App that runs the flow's image."""
+
+    CONNECTION_NAMES: tuple[str, ...] = ()
+    REGISTRY_NAME: str = ""
+    REGISTRY_RG_NAME: str = ""
+    APP_PLAN_NAME: str = ""
+    WEB_APP_NAME: str = ""
+    WEB_APP_RG_NAME: str = ""
+    WEB_APP_SKU: str = "B1"
+
+    @property
+    def name(self) -> str:
+        """The name that says whether the entry is filled in."""
+        return self.WEB_APP_NAME
+
+
+class Deployments(Strict):
+    """The file: one section a kind."""
+
+    azure_managed_endpoint: tuple[Endpoint, ...] = ()
+    kubernetes_endpoint: tuple[Endpoint, ...] = ()
+    webapp_endpoint: tuple[WebApp, ...] = ()
+
+
+SECTIONS: dict[Kind, str] = {
+    "managed": "azure_managed_endpoint",
+    "kubernetes": "kubernetes_endpoint",
+    "webapp": "webapp_endpoint",
+}
+
+
+def choose(env: str, kind: str | None, folder: Path = Path()) -> tuple[Kind, Endpoint | WebApp]:
+    """The entry of an environment: that of `kind`, else the only one whose name is filled in.
+
+    Raises:
+        UserError: the file cannot be read, nothing matches `env`, no entry is filled in, or several
+            are and KIND does not choose.
+    """
+    sections = read(folder / CONFIG)
+    if kind is not None and kind not in SECTIONS:
+        raise UserError(f"KIND: '{kind}' (expected one of {', '.join(SECTIONS)}).")
+    named = [SECTIONS[kind]] if kind else list(SECTIONS.values())
+    found: dict[Kind, Endpoint | WebApp] = {}
+    for word, name in SECTIONS.items():
+        entries = [entry for entry in getattr(sections, name) if env == entry.ENV_NAME]
+        if len(entries) > 1:
+            raise UserError(f"{CONFIG}: {name}: {len(entries)} entries have ENV_NAME '{env}'.")
+        if entries and name in named:
+            found[word] = entries[0]
+    if not found:
+        envs = sorted({entry.ENV_NAME for name in named for entry in getattr(sections, name)})
+        raise UserError(
+            f"{CONFIG}: no entry of {' or '.join(named)} has ENV_NAME '{env}' "
+            f"(expected one of {', '.join(envs) or 'none'})."
+        )
+    filled = {word: entry for word, entry in found.items() if entry.name}
+    if len(filled) == 1:
+        return next(iter(filled.items()))
+    if filled:
+        raise UserError(
+            f"KIND: unset, and several entries are filled in for '{env}' (expected one of "
+            f"{', '.join(filled)})."
+        )
+    sections_named = ", ".join(SECTIONS[word] for word in found)
+    raise UserError(
+        f"{CONFIG}: ENV_NAME '{env}': ENDPOINT_NAME or WEB_APP_NAME is empty. "
+        f"Fill in one of {sections_named}."
+    )
+
+
+def read(path: Path) -> Deployments:
+    """The whole file; raises UserError with every problem, one a line."""
+    try:
+        return Deployments.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found. Run the task in the folder that holds it.") from error
+    except ValidationError as error:
+        raise UserError("\n".join(_problem(path, one) for one in error.errors())) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}).") from error
+
+
+def _problem(path: Path, error: Any) -> str:
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
+    return f"{path}: {place}: {error['msg'].removeprefix('Value error, ')}."

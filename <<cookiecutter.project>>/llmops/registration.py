@@ -1,0 +1,312 @@
+"""What is registered and whether it may be: the refusals, the tags, and the manifest.
+
+No SDK is known here; `llmops.azure.register` carries it out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops import experiment as experiments
+from llmops import flows, summary, work
+from llmops.answers import FOLDER, Answers
+from llmops.config import Dataset, EvaluatorDataset, Experiment
+from llmops.errors import UserError
+from llmops.files import write_atomically
+from llmops.flows import Flow
+from llmops.plan import DEFAULT, Variant
+from llmops.settings import Settings
+from llmops.summary import SUMMARY, Model, Summary
+from llmops.validate import Checked
+from llmops.work import Work
+
+REGISTRATION = Path("reports/registration.json")
+BUILD = ("GITHUB_RUN_ID", "BUILD_BUILDID")
+ASSET_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")
+NO_REASON = {"0", "1", "true", "false", "yes", "no"}
+MOST_TAGS = 15
+LONGEST_TAG = 256
+NAMED_FILES = 3
+
+
+class Asset(Model):
+    """A version of a model or of data in the workspace; `created` says whether it is new."""
+
+    name: str
+    version: str
+    created: bool
+    content_hash: str
+
+
+class Registration(Model):
+    """`reports/registration.json`: what stands in the workspace for the last experiment.
+
+    `flow` is the file (and function) that says what the packed flow is. `metrics` are those of the
+    variant, by evaluator and metric. `forced` is the reason given where the gate had not passed it.
+    """
+
+    experiment: str
+    env: str
+    model: Asset
+    data: tuple[Asset, ...]
+    flow: str
+    variant: str
+    commit: str
+    gate: str
+    forced: str
+    llm: str
+    metrics: dict[str, float | None]
+    registered_at: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data file, to become an asset of this name."""
+
+    name: str
+    path: Path
+    description: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What may be registered; `verdict` is the gate's, `forced` why that does not matter."""
+
+    summary: Summary
+    flow: Flow
+    variant: Variant
+    data: tuple[Source, ...]
+    verdict: str
+    forced: str
+    commit: str
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.summary.experiment
+
+    @property
+    def flow_file(self) -> str:
+        """What the packed flow is, as `llmops.flows.describe` wants it."""
+        return self.flow.entry if self.flow.kind == "python" else self.flow.file
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The variant's metrics; a dataset is named where there are several."""
+        scores = [score for score in self.summary.scores if score.variant == self.variant.name]
+        several = len({score.dataset for score in scores}) > 1
+        return {
+            f"{f'{s.dataset}.' if several else ''}{s.evaluator}.{s.metric}": s.value for s in scores
+        }
+
+
+def save(registration: Registration, path: Path = REGISTRATION) -> None:
+    """Write the manifest; raises UserError where the folder cannot be written."""
+    with write_atomically(path) as file:
+        file.write(registration.model_dump_json(indent=2) + "\n")
+
+
+def load(path: Path = REGISTRATION) -> Registration:
+    """Read the manifest that `make register` wrote.
+
+    Raises:
+        UserError: there is none, or it is not one of this version.
+    """
+    try:
+        return Registration.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found. Run `make register` first.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not of this version. Run `make register` again.") from error
+
+
+def candidate(settings: Settings) -> Candidate:
+    """What the last experiment lets be registered; VARIANTS names one variant.
+
+    Raises:
+        UserError: there is no experiment, or it was one of another ENV; a name that Azure ML does
+            not take; the gate did not pass it and FORCE gives no reason; rows failed; or the flow
+            or the data changed since.
+    """
+    last = summary.load()
+    if last.env != settings.env:
+        raise UserError(
+            f"ENV: '{settings.env}', but the last experiment was one of '{last.env}'. "
+            f"Run `make register ENV={last.env}`, or `make experiment` first."
+        )
+    name = _chosen(last, settings.variants)
+    _check_rows(last, name)
+    verdict = _verdict(last, name if settings.variants else None)
+    forced = _forced(verdict, name, settings.force)
+    experiment, checked = experiments.load(settings, (name.partition(" [")[0],))
+    data = tuple(_sources(experiment))
+    _check_names([last.experiment, *(source.name for source in data)])
+    _check_unchanged(last, name, experiment, checked)
+    variant = next(cell.variant for cell in checked.cells if cell.variant.name == name)
+    assert checked.flow is not None
+    return Candidate(last, checked.flow, variant, data, verdict, forced, commit())
+
+
+def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The model's tags: where it comes from, what the gate said, and as many metrics as fit."""
+    metrics = {n: f"{v:.6g}" for n, v in _gated_first(found).items() if v is not None}
+    fixed = {
+        **data_tags(found, content_hash, environment),
+        "flow": found.flow_file,
+        "variant": found.variant.name,
+        "llm": found.summary.llm.mode,
+        **verdict_tags(found),
+    }
+    every = {**fixed, **{n: v for n, v in metrics.items() if n not in fixed}}
+    return dict(list(_short(every).items())[:MOST_TAGS])
+
+
+def verdict_tags(found: Candidate) -> dict[str, str]:
+    """What may change about a version whose content does not."""
+    return _short({"gate": found.verdict, "forced": found.forced})
+
+
+def data_tags(
+    found: Candidate, content_hash: str, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """The tags of data."""
+    build = next(filter(None, (environment.get(name, "") for name in BUILD)), "")
+    origin = {"commit": found.commit, "build": build, "experiment": found.summary.experiment}
+    return _short({"content_hash": content_hash, **origin})
+
+
+def commit() -> str:
+    """The commit of the repo, `-dirty` behind it where files differ; empty where there is none."""
+    head = _git("rev-parse", "HEAD")
+    return f"{head}-dirty" if head and _git("status", "--porcelain") else head
+
+
+def _short(every: Mapping[str, str]) -> dict[str, str]:
+    return {name: value[:LONGEST_TAG] for name, value in every.items() if value}
+
+
+def _gated_first(found: Candidate) -> dict[str, float | None]:
+    judged = {f"{check.evaluator}.{check.metric}" for check in found.summary.gate.checks}
+    metrics = found.metrics
+    first = [name for name in metrics if any(name.endswith(known) for known in judged)]
+    return {name: metrics[name] for name in dict.fromkeys((*first, *metrics))}
+
+
+def _git(*command: str) -> str:
+    try:
+        done = subprocess.run(("git", *command), capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _chosen(last: Summary, selection: Sequence[str]) -> str:
+    names = list(dict.fromkeys(run.variant for run in last.runs))
+    if not names:
+        raise UserError(
+            f"{SUMMARY}: the last experiment ran no flow, so there is none to register."
+        )
+    # A comma may be part of a variant's name, where a grid has several parameters.
+    name = ", ".join(selection) or (names[0] if len(names) == 1 else DEFAULT)
+    if name not in names:
+        what = f"'{name}' is not a variant of" if selection else "unset, and several are in"
+        raise UserError(
+            f"VARIANTS: {what} the last experiment (expected one of {'; '.join(names)})."
+        )
+    return name
+
+
+def _check_rows(last: Summary, name: str) -> None:
+    for run in last.runs:
+        if run.variant == name and run.failed:
+            raise UserError(
+                f"{SUMMARY}: variant '{name}': {run.failed} of {run.rows} rows of '{run.dataset}' "
+                "failed. See the report, then run `make experiment` again."
+            )
+
+
+def _verdict(last: Summary, name: str | None) -> str:
+    """The gate's verdict over the run, or over the checks of one variant of it."""
+    if name is None or not last.gate.checks:
+        return last.gate.verdict
+    own: list[str] = [check.verdict for check in last.gate.checks if check.variant == name]
+    return next((word for word in ("fail", "inconclusive") if word in own or not own), "pass")
+
+
+def _forced(verdict: str, name: str, reason: str) -> str:
+    """The reason to register all the same; empty where none is needed."""
+    if verdict in ("pass", "off"):
+        return ""
+    if reason.lower() in NO_REASON:
+        raise UserError(f"FORCE: '{reason}' is no reason. Write in words why, as FORCE=\"…\".")
+    if not reason:
+        raise UserError(
+            f"{SUMMARY}: gate: {verdict}, so '{name}' is not registered. Improve it and run "
+            "`make experiment`, choose a variant that passed (VARIANTS=…), or give a reason: "
+            'FORCE="…".'
+        )
+    return reason
+
+
+def _sources(experiment: Experiment) -> Iterator[Source]:
+    """The data files by the names that they get: of datasets, and of evaluators' own."""
+    scored = (dataset for evaluator in experiment.evaluators for dataset in evaluator.datasets)
+    every: list[Dataset | EvaluatorDataset] = [*experiment.datasets, *scored]
+    known: dict[str, str] = {}
+    for dataset in every:
+        if not dataset.source or known.get(dataset.name) == dataset.source:
+            continue
+        if dataset.name in known:
+            raise UserError(
+                f"experiment.yaml: dataset '{dataset.name}' is both {known[dataset.name]} and "
+                f"{dataset.source}. Give each its own name."
+            )
+        known[dataset.name] = dataset.source
+        yield Source(dataset.name, Path(dataset.source), dataset.description)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not ASSET_NAME.fullmatch(name):
+            raise UserError(
+                f"experiment.yaml: name: '{name}' cannot be an asset of Azure ML (letters, digits, "
+                "- and _, at most 255, a letter or digit first). Rename it."
+            )
+
+
+def _check_unchanged(last: Summary, name: str, experiment: Experiment, checked: Checked) -> None:
+    """The runs that the files would give now are those that the summary speaks of."""
+    target = Answers(experiment, last.llm.mode).target
+    runs = [item for item in work.cells(checked, target) if item.variant == name]
+    scored = work.evaluations(checked, experiment, target, runs)
+    scored = [item for item in scored if item.variant == name]
+    for kept, planned in ((last.runs, runs), (last.evaluations, scored)):
+        ran = {item.outputs for item in kept if item.variant == name}
+        changed = [item for item in planned if str(item.run.path) not in ran]
+        if changed or len(ran) != len(planned):
+            raise UserError(_what_changed(last, name, changed))
+
+
+def _what_changed(last: Summary, name: str, changed: Sequence[Work]) -> str:
+    start = datetime.datetime.fromisoformat(last.started_at).timestamp()
+    files = [path for item in changed for _, path in flows.files(item.flow)]
+    files += [item.table.path for item in changed]
+    places = [f"{item.flow.folder} or {item.table.path}" for item in changed[:1]]
+    if last.llm.mode == "replay":
+        files += FOLDER.glob("*.jsonl")
+        places += [f"{FOLDER}/"] if changed else []
+    edited = sorted({str(path) for path in files if path.stat().st_mtime >= start})
+    more = f" and {len(edited) - NAMED_FILES} more" if len(edited) > NAMED_FILES else ""
+    which = f" (edited since: {', '.join(edited[:NAMED_FILES])}{more})" if edited else ""
+    return (
+        f"{SUMMARY}: the figures of '{name}' are not those of the files as they are now: "
+        f"{' or '.join(['experiment.yaml', *places])} changed since{which}. "
+        "Run `make experiment` first."
+    )

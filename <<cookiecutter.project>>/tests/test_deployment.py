@@ -1,0 +1,11 @@
+from pathlib import Path
+
+from llmops import deployment
+
+
+def test_deployment_config_can_be_read_and_its_sample_requests_are_there() -> None:
+    found = deployment.read(deployment.CONFIG)
+    entries = (*found.azure_managed_endpoint, *found.kubernetes_endpoint, *found.webapp_endpoint)
+    assert entries
+    for entry in entries:
+        assert Path(entry.TEST_FILE_PATH).is_file(), entry.TEST_FILE_PATH
