@@ -87,33 +87,33 @@ def record(session: nox.Session) -> None:
 
 
 @nox.session
-def register(session: nox.Session) -> None:
-    """Register the flow (VARIANTS=one) and its data in Azure ML where they changed."""
-    script("register", "azure")
-
-
-@nox.session
 def doctor(session: nox.Session) -> None:
     """Say what is configured, what is missing and which endpoints answer."""
     script("doctor")
 
 
 @nox.session
-def deploy(session: nox.Session) -> None:
-    """Roll the registered flow out to ENV's endpoint: plan, test, then shift traffic."""
-    script("deploy", "azure")
+def register(session: nox.Session) -> None:
+    """Register the flow (VARIANTS=one) and its data in Azure ML where they changed."""
+    script("register", "azure")
 
 
 @nox.session
-def rollback(session: nox.Session) -> None:
-    """Lead all traffic of ENV's endpoint back to the prior deployment."""
-    script("rollback", "azure")
+def deploy(session: nox.Session) -> None:
+    """Roll the registered flow out to ENV's endpoint, tested before traffic."""
+    script("deploy", "azure")
 
 
 @nox.session(name="check-endpoint")
 def check_endpoint(session: nox.Session) -> None:
     """Send the sample request to ENV's endpoint and to each of its deployments."""
     script("check_endpoint", "azure")
+
+
+@nox.session
+def rollback(session: nox.Session) -> None:
+    """Lead all traffic of ENV's endpoint back to the prior deployment."""
+    script("rollback", "azure")
 
 
 @nox.session
