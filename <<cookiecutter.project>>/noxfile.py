@@ -8,6 +8,9 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   FRESH=1             run again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
+  LOG=path            the log that `make monitor` scores (default: the one of experiment.<ENV>.yaml;
+                      ENV is postprod there)
+  SAMPLE=200          score so many rows of it, drawn with a fixed seed (default: all)
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
   KIND=managed        where `make deploy` goes: managed, kubernetes, webapp (default: the entry of
                       configs/deployment_config.json that is filled in for ENV)
@@ -114,6 +117,12 @@ def check_endpoint(session: nox.Session) -> None:
 def rollback(session: nox.Session) -> None:
     """Lead all traffic of ENV's endpoint back to the prior deployment."""
     script("rollback", "azure")
+
+
+@nox.session
+def monitor(session: nox.Session) -> None:
+    """Score a production log, judge it, and say what drifted since registration."""
+    script("monitor")
 
 
 @nox.session

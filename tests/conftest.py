@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["PYTHONPATH"] = str(HOUSE)
 MINE = re.compile(
     r"(AOAI|OPENAI|AZURE|COMMON_DEV|DOCKER_IMAGE|PF|NOX|MAKE|GIT)_?.*|MFLAGS"
-    r"|ENV|LLM|VARIANTS|CONCURRENCY|FRESH|TARGET|INPUTS|KIND|PLAN|WAIT|FORCE|VIRTUAL_ENV"
+    r"|ENV|LLM|VARIANTS|CONCURRENCY|FRESH|TARGET|INPUTS|KIND|PLAN|WAIT|FORCE|LOG|SAMPLE|VIRTUAL_ENV"
 )
 for name in filter(MINE.fullmatch, list(os.environ)):
     del os.environ[name]

@@ -7,7 +7,7 @@ import datetime
 import fcntl
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,31 @@ NO_RECORDING = (
 )
 
 
-def run(settings: Settings) -> int:
+def load(settings: Settings, selection: Sequence[str]) -> tuple[Experiment, Checked]:
+    """The experiment of the settings' environment with its CONCURRENCY, and what was checked.
+
+    Raises:
+        UserError: every problem of experiment.yaml and of what it names, one a line.
+    """
+    experiment, checked = validate.load(settings.env, selection)
+    return limited(experiment, settings), checked
+
+
+def limited(experiment: Experiment, settings: Settings) -> Experiment:
+    """The experiment with CONCURRENCY in place of its own, where that is set."""
+    if settings.concurrency is None:
+        return experiment
+    limits = experiment.limits.model_copy(update={"concurrency": settings.concurrency})
+    return experiment.model_copy(update={"limits": limits})
+
+
+Load = Callable[[Settings, Sequence[str]], tuple[Experiment, Checked]]
+
+
+def run(settings: Settings, loader: Load = load) -> int:
     """Run every planned cell, then every evaluator, and write the report.
+
+    `loader` gives the experiment, as `load` does.
 
     Returns:
         The exit code: 0, or 2 where rows failed or the gate failed.
@@ -43,7 +66,7 @@ def run(settings: Settings) -> int:
     Raises:
         UserError: something that the user must fix first.
     """
-    task = _begin(settings)
+    task = _begin(settings, loader)
     with _only_one():
         return _finish(task, work.cells(task.checked, task.source.target))
 
@@ -59,22 +82,9 @@ def evaluate(settings: Settings) -> int:
             f"ENV: '{settings.env}', but the last experiment was one of '{last.env}'. "
             f"Run `make evaluate ENV={last.env}`, or `make experiment` first."
         )
-    task = _begin(settings)
+    task = _begin(settings, load)
     with _only_one():
         return _finish(task, work.stored(task.checked, last.runs, settings.variants))
-
-
-def load(settings: Settings, selection: Sequence[str]) -> tuple[Experiment, Checked]:
-    """The experiment of the settings' environment with its CONCURRENCY, and what was checked.
-
-    Raises:
-        UserError: every problem of experiment.yaml and of what it names, one a line.
-    """
-    experiment, checked = validate.load(settings.env, selection)
-    if settings.concurrency is not None:
-        limits = experiment.limits.model_copy(update={"concurrency": settings.concurrency})
-        experiment = experiment.model_copy(update={"limits": limits})
-    return experiment, checked
 
 
 @dataclass(frozen=True)
@@ -87,10 +97,10 @@ class _Task:
     started_at: str
 
 
-def _begin(settings: Settings) -> _Task:
+def _begin(settings: Settings, loader: Load) -> _Task:
     start = time.monotonic()
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    experiment, checked = load(settings, settings.variants)
+    experiment, checked = loader(settings, settings.variants)
     check_writable(SUMMARY)
     source = Answers(experiment, settings.llm)
     print(f"llm: {source.mode}. {source.note}", flush=True)

@@ -29,9 +29,11 @@ class Settings:
     plan: bool = False
     wait_s: float = 600
     force: str = ""
+    log: str = ""
+    sample: int | None = None
 
 
-def read(environment: Mapping[str, str] = os.environ) -> Settings:
+def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
     """The settings of this task; an empty variable counts as unset.
 
     Raises:
@@ -41,7 +43,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     concurrency = given.get("CONCURRENCY")
     flags = ("0", "1", "false", "true")
     return Settings(
-        env=given.get("ENV", DEFAULT_ENV),
+        env=given.get("ENV", default_env),
         target=cast(Target, _choice(given, "TARGET", TARGETS, "local")),
         variants=tuple(words(given["VARIANTS"])) if "VARIANTS" in given else (),
         concurrency=_rows_at_once(concurrency) if concurrency else None,
@@ -52,6 +54,8 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
         plan=_choice(given, "PLAN", flags, "0") in ("1", "true"),
         wait_s=_seconds(given.get("WAIT", "600")),
         force=given.get("FORCE", ""),
+        log=given.get("LOG", ""),
+        sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
     )
 
 
@@ -59,6 +63,13 @@ def _rows_at_once(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
     if not 1 <= number <= MOST_AT_ONCE:
         raise UserError(f"CONCURRENCY: '{text}' (expected a number from 1 to {MOST_AT_ONCE}).")
+    return number
+
+
+def _rows(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    if number < 1:
+        raise UserError(f"SAMPLE: '{text}' (expected a number of rows, 1 or more).")
     return number
 
 
