@@ -95,6 +95,12 @@ def doctor(session: nox.Session) -> None:
     script("doctor")
 
 
+@nox.session(name="azure-setup")
+def azure_setup(session: nox.Session) -> None:
+    """Make the pipelines' identity in Azure and give it its roles: plans, then asks."""
+    run("bash", "scripts/azure_setup.sh")
+
+
 @nox.session
 def register(session: nox.Session) -> None:
     """Register the flow (VARIANTS=one) and its data in Azure ML where they changed."""

@@ -1,0 +1,164 @@
+"""The REST calls of docs/azure.md: each stage against the emulated Azure, and what its log says.
+
+    python tests/azure_calls.py > calls.md
+
+Each task is the unmodified script in a process of its own. Calls of one kind in a row are one line
+with their number. Names are replaced; {workspace} is the workspace's whole ARM id.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+(HOUSE,) = HERE.parent.glob("*cookiecutter.project*")
+sys.path.insert(0, str(HOUSE))
+os.environ["PYTHONPATH"] = str(HOUSE)
+
+import test_deploy  # noqa: E402  (the library must be on the path first)
+import test_register  # noqa: E402
+from loopback_azure import LoopbackAzure  # noqa: E402
+from usecase import UseCase  # noqa: E402
+
+Json = dict[str, Any]
+
+WORKSPACE = re.compile(
+    r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+"
+)
+# What comes after these words of a path is a name.
+NAMED = re.compile(
+    r"(?i)/(subscriptions|resourceGroups|vaults|registries|storageAccounts|datastores|data|models|"
+    r"environments|codes|versions|onlineEndpoints|deployments|roleAssignments|locations|"
+    r"\w*Operations\w*|\w*OperationResults)/[^/]+"
+)
+BLOB = re.compile(r"^/[^/]+/(\w+)/.*")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request, with names replaced by their kind."""
+
+    method: str
+    host: str
+    path: str
+    version: str
+
+
+def main() -> None:
+    """Run every stage and print its table."""
+    with tempfile.TemporaryDirectory() as folder, LoopbackAzure() as azure:
+        for title, log in stages(Path(folder), azure):
+            print(f"### {title}\n\n{table(log)}\n")
+        if azure.refused:
+            sys.exit(f"refused: {azure.refused}")
+
+
+def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
+    """Each stage's title and the log of its calls."""
+    (place / "register").mkdir()
+    use = example(place / "register")
+    variables = test_register.variables(azure)
+    for title in ("register: for the first time", "register: nothing changed"):
+        azure.forget()
+        outcome = use.run("register", **variables)
+        assert outcome.code == 0, outcome.text
+        yield title, azure.log
+    (place / "models").mkdir()
+    models(place / "models", azure)
+    (place / "words").mkdir()
+    case = test_deploy.Case(place / "words", azure, lambda **_: 0)
+    shares = {
+        "PRIOR_DEPLOYMENT_NAME": "blue",
+        "PRIOR_DEPLOYMENT_TRAFFIC_ALLOCATION": 90,
+        "CURRENT_DEPLOYMENT_NAME": "green",
+        "CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION": 10,
+    }
+    yield "deploy: for the first time", calls_of(case, "deploy")
+    yield "deploy: nothing changed", calls_of(case, "deploy")
+    case.set(2, **shares)
+    yield "deploy: a second deployment with 10 % of the traffic", calls_of(case, "deploy")
+    yield "check-endpoint: two deployments", calls_of(case, "check_endpoint")
+    yield "rollback", calls_of(case, "rollback")
+
+
+def example(place: Path) -> UseCase:
+    """The named-entity example after its experiment."""
+    use = UseCase(place)
+    shutil.rmtree(use.folder)
+    shutil.copytree(test_register.EXAMPLE, use.folder)
+    outcome = use.run("experiment")
+    assert outcome.code == 0, outcome.text
+    return use
+
+
+def models(root: Path, azure: LoopbackAzure) -> None:
+    """The versions that test_deploy.py deploys."""
+    for name, code in test_deploy.FLOWS.items():
+        (root / name).mkdir()
+        (root / name / "flow.py").write_text(code + "\n")
+    settings = azure.settings
+    where = [str(root), settings.subscription, settings.group, settings.workspace]
+    subprocess.run(
+        [sys.executable, "-c", test_deploy.REGISTER, json.dumps(where)],
+        env=os.environ | azure.environment,
+        check=True,
+        capture_output=True,
+    )
+
+
+def calls_of(case: test_deploy.Case, task: str) -> list[Json]:
+    """Run a task; the log of its calls."""
+    case.azure.forget()
+    done = subprocess.run(
+        [sys.executable, "-m", f"scripts.{task}"],
+        cwd=case.folder,
+        env=case.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return case.azure.log
+
+
+def table(log: list[Json]) -> str:
+    """A table in Markdown; what is repeated at once is one row."""
+    rows = ["| # | method | host | path | api-version |", "|--:|---|---|---|---|"]
+    groups = itertools.groupby(plain(entry) for entry in log)
+    for number, (call, same) in enumerate(groups, 1):
+        count = len(list(same))
+        times = f" \N{MULTIPLICATION SIGN} {count}" if count > 1 else ""
+        cells = (str(number), call.method + times, call.host, f"`{call.path}`", call.version)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def plain(entry: Json) -> Call:
+    """The call of a line of the log."""
+    host, path = entry["host"], entry["path"]
+    if host.endswith(".blob.core.windows.net"):
+        host, path = "{account}.blob.core.windows.net", BLOB.sub(r"/{container}/\1/{path}", path)
+    elif host.endswith(".inference.ml.azure.com"):
+        host = "{endpoint}.{region}.inference.ml.azure.com"
+    elif host == "login.microsoftonline.com":
+        path = re.sub(r"^/[^/]+", "/{tenant}", path)
+    else:
+        path = NAMED.sub(r"/\1/{name}", WORKSPACE.sub("{workspace}", path))
+    if entry.get("comp"):
+        path += f"?comp={entry['comp']}"
+    return Call(entry["method"], host, path, entry.get("api_version") or "")
+
+
+if __name__ == "__main__":
+    main()
