@@ -108,6 +108,9 @@ class Worker:
 
     async def close(self) -> None:
         """End the process and what it has started; rows that still run in it are given up."""
+        for loading in self._loaded.values():
+            loading.cancel()
+        await asyncio.gather(*self._loaded.values(), return_exceptions=True)
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()

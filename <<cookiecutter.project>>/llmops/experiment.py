@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import fcntl
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import gate, report, results, summary, validate, work
+from llmops import gate, report, results, stopping, summary, validate, work
 from llmops.answers import Answers
 from llmops.config import Experiment
-from llmops.errors import FAILED, OK, Stopped, UserError
+from llmops.errors import FAILED, OK, UserError
 from llmops.files import check_writable, unwritable
 from llmops.pipeline import Pipeline
 from llmops.progress import Progress
@@ -25,7 +23,6 @@ from llmops.summary import SUMMARY, Evaluation, Llm, RunSummary, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NO_RECORDING = (
     "{count} rows have no recording (a prompt, a parameter or the data changed). Let a model "
     "answer: put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama "
@@ -164,41 +161,10 @@ def _execute(task: _Task, runs: Sequence[Work], evaluations: Sequence[Work]) -> 
             if left:
                 task.source.open()
             pipeline = Pipeline(task.source, task.experiment.limits, progress)
-            with _handlers_restored():
-                asyncio.run(_until_signal(pipeline, runs, evaluations))
+            stopping.run(pipeline.run(runs, evaluations))
         finally:
             task.source.close()
     return pipeline
-
-
-async def _until_signal(
-    pipeline: Pipeline, runs: Sequence[Work], evaluations: Sequence[Work]
-) -> None:
-    """Run the pipeline; Ctrl-C and SIGTERM end it with every finished row kept."""
-    task = asyncio.ensure_future(pipeline.run(runs, evaluations))
-    stopped: list[int] = []
-
-    def stop(number: int) -> None:
-        stopped.append(number)
-        task.cancel()
-
-    for number in SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        raise Stopped(stopped[0] if stopped else signal.SIGINT) from None
-
-
-@contextmanager
-def _handlers_restored() -> Iterator[None]:
-    """asyncio leaves the default handlers behind, which would end a task amid its report."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from llmops import config, experiment, flows, summary
+from llmops import config, experiment, flows, stopping, summary
 from llmops import gate as judge
 from llmops import report as reports
 from llmops.answers import FOLDER, Answers, environment
@@ -30,7 +30,7 @@ def validate(settings: Settings) -> int:
     """
     plan, checked = experiment.load(settings, settings.variants)
     found = [flow for flow in (checked.flow, *checked.evaluators.values()) if flow]
-    asyncio.run(_import_flows(found, Answers(plan, "replay").unreachable()))
+    stopping.run(_import_flows(found, Answers(plan, "replay").unreachable()))
     print(_preview(checked))
     return OK
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shlex
 from typing import Any
 
-from llmops import answers, plan
+from llmops import answers, plan, stopping
 from llmops.answers import Answers
 from llmops.config import Experiment
 from llmops.data import apply_mappings, complete_mappings
@@ -44,7 +43,7 @@ def run(settings: Settings) -> int:
         _check(inputs, checked.flow, experiment)
     try:
         source.open()
-        rows = asyncio.run(_rows(checked, experiment, source, inputs))
+        rows = stopping.run(_rows(checked, experiment, source, inputs))
     finally:
         source.close()
     for name, row in rows.items():
