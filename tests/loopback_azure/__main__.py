@@ -22,6 +22,7 @@ from . import (
     authorization,
     blob,
     control,
+    flow_runs,
     identities,
     login,
     machine_learning,
@@ -45,6 +46,7 @@ def services() -> list[Host]:
     hosts: dict[str, list[Route]] = {
         "login.microsoftonline.com": login.ROUTES,
         "management.azure.com": [_authorized(route) for route in resource_manager],
+        "{region}.api.azureml.ms": flow_runs.ROUTES,
         "{account}.blob.core.windows.net": blob.ROUTES,
         "{server}.inference.ml.azure.com": serving.ROUTES,
         "{server}.cloudapp.azure.com": serving.ROUTES,

@@ -19,7 +19,7 @@ class Fault:
     """The next `times` requests that match get `status` instead of an answer, after `skip` of them.
 
     `method` and `path` are regular expressions; `path` is searched in host and path together.
-    Status 0 drops the connection.
+    Status 0 drops the connection; with `after`, once the service has done what was asked.
     """
 
     status: int
@@ -30,6 +30,7 @@ class Fault:
     retry_after: float | None = None
     times: int = 1
     skip: int = 0
+    after: bool = False
 
     def matches(self, method: str, place: str) -> bool:
         """Whether it is this request's turn."""
@@ -87,9 +88,15 @@ class Recorder:
         fault = next((f for f in self.faults if f.matches(scope["method"], place)), None)
         if fault is None:
             return await self._app(scope, receive, note)
+        if fault.after:
+            await self._app(scope, receive, _unheard)
         if fault.status == 0:
             return self._drop(scope["client"][1])
         return await respond(host, fault.error)(scope, receive, note)
+
+
+async def _unheard(message: Message) -> None:
+    """An answer that never arrives."""
 
 
 def _describe(scope: Scope, host: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _check_image(state: State, properties: Json) -> None:
     build = (environment or {"properties": {}})["properties"].get("build")
     if not build:
         return
-    prefix, name = _blob(state, build["contextUri"]).rstrip("/"), build.get("dockerfilePath")
+    prefix, name = stored_at(state, build["contextUri"]).rstrip("/"), build.get("dockerfilePath")
     if f"{prefix}/{name or 'Dockerfile'}" not in set(state.blobs.names(prefix)):
         message = f"The Dockerfile is not in the build context. {GUIDE}#error-imagebuildfailure"
         raise AzureError(400, "ImageBuildFailure", message)
@@ -117,7 +117,7 @@ async def _load(state: State, properties: Json, folder: Path) -> Container:
 
     model = state.resources[model_of(properties) or ""]
     files = folder / f"model-{next(_NUMBERS)}"  # what served before still reads its own
-    state.blobs.export(_blob(state, model["properties"]["modelUri"]), files)
+    state.blobs.export(stored_at(state, model["properties"]["modelUri"]), files)
     flow = flows.describe(str(_flow(files)))
     environment = {k: str(v) for k, v in (properties.get("environmentVariables") or {}).items()}
     names = dict.fromkeys(name for _, name in flow.connections())
@@ -145,7 +145,7 @@ def _flow(folder: Path) -> Path:
     return inner[0] if len(inner) == 1 and not files else folder
 
 
-def _blob(state: State, uri: str) -> str:
+def stored_at(state: State, uri: str) -> str:
     """The blobs that a path of a data store, or an address of the storage, stands for."""
     if found := _PATHS.fullmatch(uri):
         store = state.resources[f"{state.settings.workspace_id}/datastores/{found[1]}"]

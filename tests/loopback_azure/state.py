@@ -16,6 +16,7 @@ from .errors import not_found
 if TYPE_CHECKING:
     from .arm import Operations
     from .blob import Blobs
+    from .flow_runs import FlowRun
     from .serving import Container
 
 Json = dict[str, Any]
@@ -33,6 +34,9 @@ class Settings:
     patterns of actions such as `*/roleAssignments/write`.
     `roles_first` lets a managed deployment fail where the endpoint's user-assigned identity lacks
     the roles to start it.
+    `run_s` is how many seconds a flow run is NotStarted, Preparing, and at least Running.
+    `run_fails` is the message with which runs fail instead of starting; `run_hangs` lets them stay
+    in Running. `connections` are the workspace's, each with its type, address and key in clear.
     `seed` decides which deployment a request goes to where traffic is split.
     """
 
@@ -52,6 +56,10 @@ class Settings:
     replication_s: float = 2.0
     denied: list[str] = field(default_factory=list)
     roles_first: bool = False
+    run_s: list[float] = field(default_factory=lambda: [0.05, 0.05, 0.05])
+    run_fails: str = ""
+    run_hangs: bool = False
+    connections: list[Json] = field(default_factory=list)
     seed: int = 0
 
     @property
@@ -119,6 +127,7 @@ class State:
     operations: Operations
     blobs: Blobs
     containers: dict[str, Container] = field(default_factory=dict)
+    flow_runs: dict[str, FlowRun] = field(default_factory=dict)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
     signing_key: str = field(default_factory=lambda: uuid.uuid4().hex)
     random: random.Random = field(default_factory=random.Random)
