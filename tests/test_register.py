@@ -241,7 +241,7 @@ def test_line_endings_and_another_variants_prompt_change_nothing(
     use: UseCase, azure: LoopbackAzure, go: Register
 ) -> None:
     assert go().code == 0
-    for path in (*use.folder.glob("flows/standard/*"), *use.folder.glob("data/*")):
+    for path in (*use.folder.glob("flows/standard/*.*"), *use.folder.glob("data/*.*")):
         path.write_bytes(path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
     use.write("flows/standard/ner_rules.jinja2", "# system:\nother\n")
     outcome = go()
