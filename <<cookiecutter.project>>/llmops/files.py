@@ -94,3 +94,16 @@ def parse_yaml(text: str) -> Any:
 def slug(text: str) -> str:
     """A name that is safe as a folder: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "_"
+
+
+def end_last_line(path: Path) -> None:
+    """Give the last line its end where a kill or an editor left it without; raises OSError.
+
+    What is appended then starts on its own line. A file that is not there stays so.
+    """
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")

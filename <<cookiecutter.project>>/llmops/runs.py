@@ -8,7 +8,6 @@ found again and an interrupted run goes on where it stopped.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from llmops.files import UNENCODABLE, slug, unwritable, write_atomically
+from llmops.files import UNENCODABLE, end_last_line, slug, unwritable, write_atomically
 
 STORE = Path("runs")
 ADDRESS = 12
@@ -90,7 +89,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._metrics.unlink(missing_ok=True)
-            _end_torn_line(self.path)
+            end_last_line(self.path)
             return self.path.open("a", encoding="utf-8", errors=UNENCODABLE)
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -139,13 +138,3 @@ def _parse(line: bytes) -> Row | None:
         return Row(**json.loads(line))
     except (ValueError, TypeError):
         return None
-
-
-def _end_torn_line(path: Path) -> None:
-    """Give a line that a kill cut short its end, so that the next row starts on its own line."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")

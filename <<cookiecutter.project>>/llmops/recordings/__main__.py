@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from llmops.errors import OK, USER_ERROR, UserError
-from llmops.files import write_atomically
+from llmops.files import end_last_line, write_atomically
 from llmops.recordings import Json, Store, Target, relevant
 from llmops.recordings.bodies import dump, join_stream, split_stream, with_encoding
 from llmops.recordings.calls import Call, RequestError, parse_call
@@ -154,8 +154,8 @@ class Journal:
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(store.folder)
+            end_last_line(self.path)
             self._file = self.path.open("ab", buffering=0)
-            self._end_last_line()
         except BlockingIOError as error:
             raise UserError(
                 f"{store.folder}: another `make record` writes here. Wait until it has ended."
@@ -164,12 +164,6 @@ class Journal:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}). Make the folder writable."
             ) from error
-
-    def _end_last_line(self) -> None:
-        """Someone may have edited the file and left its last line without an end."""
-        with self.path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read() != b"\n":
-                self._file.write(b"\n")
 
     def keep(self, call: Call, response: Json) -> None:
         """Put one answer on disk; raises RequestError where that fails."""
