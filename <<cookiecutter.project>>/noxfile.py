@@ -5,6 +5,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   ENV=dev             lay experiment.<ENV>.yaml over experiment.yaml: dev, pr, prod, postprod
   VARIANTS=all        the variants to run: all, default, combinations, or names with commas between
   CONCURRENCY=4       rows at a time (default: limits.concurrency of experiment.yaml)
+  TARGET=azure        where experiment and evaluate run: local (default), azure, azure-pipeline
   FRESH=1             run again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
@@ -62,13 +63,13 @@ def try_(session: nox.Session) -> None:
 @nox.session
 def experiment(session: nox.Session) -> None:
     """Run every variant over every dataset, evaluate, report and gate."""
-    script("experiment")
+    script("experiment", *target())
 
 
 @nox.session
 def evaluate(session: nox.Session) -> None:
     """Score the outputs of the last run again, without running the flow."""
-    script("evaluate")
+    script("evaluate", *target())
 
 
 @nox.session
@@ -157,6 +158,11 @@ def lock(session: nox.Session) -> None:
             *(f"--constraint=requirements/{earlier}.txt" for earlier in GROUPS[:index]),
             *(f"--group={group}", f"--output-file=requirements/{group}.txt", *session.posargs),
         )
+
+
+def target() -> tuple[str, ...]:
+    """The packages that TARGET needs besides."""
+    return () if os.environ.get("TARGET", "local") == "local" else ("azure",)
 
 
 def script(name: str, *groups: str) -> None:

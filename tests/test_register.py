@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,8 +18,10 @@ from typing import Any
 
 import llmops
 import pytest
+from forks import Forks
 from llmops import flows, package, registration
-from llmops.azure import register, workspace
+from llmops.azure import assets as azure_assets
+from llmops.azure import workspace
 from llmops.errors import UserError
 from llmops.files import parse_yaml
 from llmops.plan import Variant
@@ -34,31 +35,6 @@ PROMPT, TOLD = "flows/standard/ner_terse.jinja2", "Separate them with commas."
 WRONG = "99999999-9999-9999-9999-999999999999"
 PROBED = "169.254.169.254"  # an identity of the machine is asked for there when none is given
 Json = dict[str, Any]
-
-FORKS = """
-import json, os, runpy, sys, traceback
-import azure.ai.ml, azure.identity, azure.ai.ml.entities
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.environ.clear()
-        os.environ.update(job["env"])
-        os.chdir(job["folder"])
-        for number, path in ((1, job["out"]), (2, job["err"])):
-            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-        code = 70
-        try:
-            runpy.run_module("scripts.register", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 Register = Callable[..., Outcome]
 
@@ -98,14 +74,9 @@ def azure() -> Iterator[LoopbackAzure]:
 
 
 @pytest.fixture(scope="module")
-def forks() -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", FORKS]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
-        yield child
-        assert child.stdin
-        child.stdin.close()
+def forks() -> Iterator[Forks]:
+    with Forks(["azure.ai.ml", "azure.identity", "azure.ai.ml.entities"]) as forks:
+        yield forks
 
 
 def variables(azure: LoopbackAzure, **more: str) -> dict[str, str]:
@@ -119,20 +90,9 @@ def variables(azure: LoopbackAzure, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def go(use: UseCase, azure: LoopbackAzure, forks: subprocess.Popen[str]) -> Register:
+def go(use: UseCase, azure: LoopbackAzure, forks: Forks) -> Register:
     """go(**variables): register once."""
-
-    def go(**more: str) -> Outcome:
-        assert forks.stdin and forks.stdout
-        env = {"PATH": os.environ["PATH"], "HOME": str(use.home), **variables(azure, **more)}
-        files = {name: str(use.home / name) for name in ("out", "err")}
-        forks.stdin.write(json.dumps({"env": env, "folder": str(use.folder), **files}) + "\n")
-        forks.stdin.flush()
-        code = int(forks.stdout.readline())
-        out, err = (Path(path).read_text() for path in files.values())
-        return Outcome(code, out, err, use.summary)
-
-    return go
+    return lambda **more: forks.run("register", use, variables(azure, **more))
 
 
 def versions(azure: LoopbackAzure) -> dict[str, list[str]]:
@@ -464,7 +424,7 @@ def asset(version: str, content_hash: str) -> Any:
 def test_a_version_that_somebody_else_took(theirs: str, version: str, created: bool) -> None:
     pytest.importorskip("azure.ai.ml")
     assets = Assets(theirs)
-    made, _ = register._ensure(assets, "x", "a", lambda number: asset(str(number), "a"))
+    made, _ = azure_assets.ensure(assets, "x", "a", lambda number: asset(str(number), "a"))
     assert (made.version, made.created) == (version, created)
 
 
@@ -472,7 +432,7 @@ def test_numbers_are_counted_beside_other_versions() -> None:
     pytest.importorskip("azure.ai.ml")
     assets = Assets("")
     assets.all = [asset("2024-by-hand", "a"), asset("9", "b"), asset("10", "c")]
-    made, _ = register._ensure(assets, "x", "a", lambda number: asset(str(number), "a"))
+    made, _ = azure_assets.ensure(assets, "x", "a", lambda number: asset(str(number), "a"))
     assert (made.version, made.created) == ("11", True)
 
 

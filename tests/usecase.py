@@ -189,7 +189,7 @@ class UseCase:
         if number is not None:
             child.send_signal(number)
         try:
-            out, err = child.communicate(timeout=50)
+            out, err = child.communicate(timeout=150)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             raise

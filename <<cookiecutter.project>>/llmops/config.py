@@ -166,6 +166,21 @@ class Limits(Measured):
     max_cells: int = Field(default=100, ge=1, description="more cells than this need a decision")
 
 
+class Azure(Measured):
+    """Where and how runs in Azure go, for TARGET=azure and azure-pipeline."""
+
+    instance_type: str | None = Field(default=None, description="default: Azure's choice")
+    compute: str | None = Field(
+        default=None,
+        description="compute of the workspace; default: serverless",
+    )
+    timeout_s: float = Field(
+        default=14400, gt=0, le=604800, description="seconds for a whole run; then it is cancelled"
+    )
+    instance_count: int = Field(default=1, ge=1, le=1000, description="machines, azure-pipeline")
+    mini_batch_size: int = Field(default=10, ge=1, description="rows at once, azure-pipeline")
+
+
 class Price(Measured):
     """USD for a million tokens."""
 
@@ -207,6 +222,7 @@ class Experiment(Strict):
     evaluators: tuple[Evaluator, ...] = ()
     gate: Gate | None = None
     limits: Limits = Limits()
+    azure: Azure = Azure()
     prices: dict[str, Price] = Field({}, description="by model or deployment name")
 
     _files: dict[str, str] = PrivateAttr({})

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import gate, report, results, stopping, summary, validate, work
-from llmops.answers import Answers
+from llmops import execution, gate, report, results, summary, validate, work
 from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
+from llmops.execution import Executor
 from llmops.files import check_writable, unwritable
-from llmops.pipeline import Pipeline
-from llmops.progress import Progress
 from llmops.runs import STORE
 from llmops.settings import Settings
 from llmops.summary import SUMMARY, Evaluation, Llm, RunSummary, Summary
@@ -65,7 +63,7 @@ def run(settings: Settings, loader: Load = load) -> int:
     """
     task = _begin(settings, loader)
     with _only_one():
-        return _finish(task, work.cells(task.checked, task.source.target))
+        return _finish(task, work.cells(task.checked, task.executor.target))
 
 
 def evaluate(settings: Settings) -> int:
@@ -88,7 +86,7 @@ def evaluate(settings: Settings) -> int:
 class _Task:
     settings: Settings
     experiment: Experiment
-    source: Answers
+    executor: Executor
     checked: Checked
     start: float
     started_at: str
@@ -99,19 +97,20 @@ def _begin(settings: Settings, loader: Load) -> _Task:
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     experiment, checked = loader(settings, settings.variants)
     check_writable(SUMMARY)
-    source = Answers(experiment, settings.llm)
-    print(f"llm: {source.mode}. {source.note}", flush=True)
-    return _Task(settings, experiment, source, checked, start, started_at)
+    executor = execution.choose(settings, experiment)
+    print(f"llm: {executor.mode}. {executor.note}", flush=True)
+    return _Task(settings, experiment, executor, checked, start, started_at)
 
 
 def _finish(task: _Task, runs: Sequence[Work]) -> int:
-    experiment = task.experiment
-    evaluations = work.evaluations(task.checked, experiment, task.source.target, runs)
-    pipeline = _execute(task, runs, evaluations)
+    experiment, executor = task.experiment, task.executor
+    evaluations = work.evaluations(task.checked, experiment, executor.target, runs)
+    _find_finished(task, [*runs, *evaluations])
+    asked = executor.execute(runs, evaluations)
     cells = tuple(results.run_summary(item, experiment.prices) for item in runs)
     scored = tuple(results.evaluation(item) for item in evaluations)
     scores = tuple(score for item in evaluations for score in results.scores(item))
-    failed = _failures([*runs, *evaluations], [*cells, *scored], pipeline.unrecorded)
+    failed = _failures([*runs, *evaluations], [*cells, *scored], asked.unrecorded)
     if all(item.failed == item.rows for item in cells or scored):
         raise UserError("\n".join(["No row completed, so there is no report.", *failed]))
     result = Summary(
@@ -119,10 +118,10 @@ def _finish(task: _Task, runs: Sequence[Work]) -> int:
         env=task.settings.env,
         target=task.settings.target,
         llm=Llm(
-            mode=task.source.mode,
-            calls=pipeline.calls,
+            mode=executor.mode,
+            calls=asked.calls,
             cached=sum(item.saved_calls for item in (*runs, *evaluations)),
-            note=task.source.note,
+            note=executor.note,
         ),
         started_at=task.started_at,
         seconds=round(time.monotonic() - task.start, 2),
@@ -148,23 +147,13 @@ def _failures(
     return [*told, NO_RECORDING.format(count=unrecorded)] if unrecorded else told
 
 
-def _execute(task: _Task, runs: Sequence[Work], evaluations: Sequence[Work]) -> Pipeline:
-    works = [*runs, *evaluations]
+def _find_finished(task: _Task, works: Sequence[Work]) -> None:
+    """Look up the rows that need not run again; none with FRESH."""
     if task.settings.fresh:
         for item in works:
             if item.left:
                 item.run.forget()
     work.find_finished(works)
-    left = sum(item.left for item in works)
-    with Progress(left) as progress:
-        try:
-            if left:
-                task.source.open()
-            pipeline = Pipeline(task.source, task.experiment.limits, progress)
-            stopping.run(pipeline.run(runs, evaluations))
-        finally:
-            task.source.close()
-    return pipeline
 
 
 @contextmanager

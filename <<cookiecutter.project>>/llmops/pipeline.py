@@ -95,7 +95,7 @@ class Pipeline:
                 for work in runs:
                     await self._feed_run(work)
                 for work in evaluations:
-                    if work.outputs is None:
+                    if work.scored is None:
                         for number in _left(work):
                             await self._scores.put((work, number, None))
                 await self._rows.join()

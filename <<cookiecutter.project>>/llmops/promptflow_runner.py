@@ -7,6 +7,7 @@ as a dictionary. See docs/adr/0002 in the template for what was measured.
 from __future__ import annotations
 
 import atexit
+import datetime
 import functools
 import importlib
 import importlib.util
@@ -198,7 +199,7 @@ def import_promptflow() -> Any:
     demand.
     """
     if "promptflow" not in sys.modules:
-        os.environ["PF_HOME_DIRECTORY"] = _home()
+        os.environ["PF_HOME_DIRECTORY"] = settings_folder()
         spec = importlib.util.find_spec("promptflow")
         if spec is None or spec.submodule_search_locations is None:
             raise ModuleNotFoundError("promptflow is not installed")
@@ -217,11 +218,17 @@ def import_promptflow() -> Any:
     return promptflow.executor
 
 
-def _home() -> str:
-    """A folder with prompt flow's settings that goes when this process ends, or its worker does."""
+def settings_folder() -> str:
+    """A folder with prompt flow's settings that goes when this process ends, or its worker does.
+
+    They say: no telemetry, and no look at PyPI for a newer version.
+    """
     folder = tempfile.TemporaryDirectory(prefix="promptflow-")
     atexit.register(folder.cleanup)
     Path(folder.name, "pf.yaml").write_text(_SETTINGS, encoding="utf-8")
+    now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")
+    looked = json.dumps({"last_check_time": now, "last_hint_time": now})
+    Path(folder.name, "pf_version_check.json").write_text(looked, encoding="utf-8")
     return folder.name
 
 

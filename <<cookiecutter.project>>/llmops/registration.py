@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmops import execution, flows, summary, work
 from llmops import experiment as experiments
-from llmops import flows, summary, work
-from llmops.answers import FOLDER, Answers
+from llmops.answers import FOLDER
 from llmops.config import Dataset, EvaluatorDataset, Experiment
 from llmops.errors import UserError
 from llmops.files import write_atomically
@@ -146,8 +146,8 @@ def candidate(settings: Settings) -> Candidate:
     verdict = _verdict(last, name if settings.variants else None)
     forced = _forced(verdict, name, settings.force)
     experiment, checked = experiments.load(settings, (name.partition(" [")[0],))
-    data = tuple(_sources(experiment))
-    _check_names([last.experiment, *(source.name for source in data)])
+    data = tuple(sources(experiment))
+    check_names([last.experiment, *(source.name for source in data)])
     _check_unchanged(last, name, experiment, checked)
     variant = next(cell.variant for cell in checked.cells if cell.variant.name == name)
     assert checked.flow is not None
@@ -158,7 +158,8 @@ def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) ->
     """The model's tags: where it comes from, what the gate said, and as many metrics as fit."""
     metrics = {n: f"{v:.6g}" for n, v in _gated_first(found).items() if v is not None}
     fixed = {
-        **data_tags(found, content_hash, environment),
+        "content_hash": content_hash,
+        **origin(found.summary.experiment, found.commit, environment),
         "flow": found.flow_file,
         "variant": found.variant.name,
         "llm": found.summary.llm.mode,
@@ -173,13 +174,10 @@ def verdict_tags(found: Candidate) -> dict[str, str]:
     return _short({"gate": found.verdict, "forced": found.forced})
 
 
-def data_tags(
-    found: Candidate, content_hash: str, environment: Mapping[str, str]
-) -> dict[str, str]:
-    """The tags of data."""
+def origin(experiment: str, at: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The tags that say where an asset or a run comes from; `at` is a commit."""
     build = next(filter(None, (environment.get(name, "") for name in BUILD)), "")
-    origin = {"commit": found.commit, "build": build, "experiment": found.summary.experiment}
-    return _short({"content_hash": content_hash, **origin})
+    return _short({"commit": at, "build": build, "experiment": experiment})
 
 
 def commit() -> str:
@@ -255,7 +253,7 @@ def _forced(verdict: str, name: str, reason: str) -> str:
     return reason
 
 
-def _sources(experiment: Experiment) -> Iterator[Source]:
+def sources(experiment: Experiment) -> Iterator[Source]:
     """The data files by the names that they get: of datasets, and of evaluators' own."""
     scored = (dataset for evaluator in experiment.evaluators for dataset in evaluator.datasets)
     every: list[Dataset | EvaluatorDataset] = [*experiment.datasets, *scored]
@@ -272,7 +270,8 @@ def _sources(experiment: Experiment) -> Iterator[Source]:
         yield Source(dataset.name, Path(dataset.source), dataset.description)
 
 
-def _check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
+    """Raise UserError for a name that no asset can have."""
     for name in names:
         if not ASSET_NAME.fullmatch(name):
             raise UserError(
@@ -283,7 +282,8 @@ def _check_names(names: Iterable[str]) -> None:
 
 def _check_unchanged(last: Summary, name: str, experiment: Experiment, checked: Checked) -> None:
     """The runs that the files would give now are those that the summary speaks of."""
-    target = Answers(experiment, last.llm.mode).target
+    then = Settings(target=last.target, llm=last.llm.mode)
+    target = execution.choose(then, experiment).target
     runs = [item for item in work.cells(checked, target) if item.variant == name]
     scored = work.evaluations(checked, experiment, target, runs)
     scored = [item for item in scored if item.variant == name]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from llmops.config import DEFAULT_ENV, MOST_AT_ONCE, words
 from llmops.errors import UserError
 
-Target = Literal["local"]
-TARGETS = ("local",)
+Target = Literal["local", "azure", "azure-pipeline"]
+TARGETS = get_args(Target)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Work:
     """One flow over one table: a cell of the plan, or an evaluator over a cell.
 
     `digest` is the run's content address. `done` holds the rows that need not run again. `scores`
-    lists the evaluations that wait for this run's rows; `outputs` is the file of the rows that an
+    lists the evaluations that wait for this run's rows; `scored` is the run whose rows an
     evaluation scores, null for a production log.
     """
 
@@ -44,7 +44,7 @@ class Work:
     digest: str
     run: Run
     done: set[int] = field(default_factory=set)
-    outputs: Path | None = None
+    scored: Work | None = None
     scores: list[Work] = field(default_factory=list)
     saved_calls: int = 0
 
@@ -173,7 +173,7 @@ def evaluations(
                     mappings,
                     digest,
                     Run(folder(name, digest)),
-                    outputs=scored.run.path if scored else None,
+                    scored=scored,
                 )
                 if scored is not None:
                     scored.scores.append(work)

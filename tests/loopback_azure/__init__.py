@@ -99,6 +99,12 @@ class LoopbackAzure:
         found: Json = self._ask("state")
         return found
 
+    @property
+    def flow_runs(self) -> list[Json]:
+        """Prompt flow's cloud runs in the order of their submission: name, status, request."""
+        found: list[Json] = self._ask("flow-runs")
+        return found
+
     def id(self, path: str) -> str:
         """The id of a resource of the workspace, such as `onlineEndpoints/ner`."""
         return f"{self.settings.workspace_id}/{path}"

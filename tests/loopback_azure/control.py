@@ -38,12 +38,19 @@ def routes(recorder: Recorder, proxy: Proxy) -> list[Route]:
         Route("/log", show(lambda _: recorder.log)),
         Route("/refused", show(lambda _: proxy.refused)),
         Route("/state", show(lambda state: state.resources.as_json())),
+        Route(
+            "/flow-runs", show(lambda state: [run.as_json() for run in state.flow_runs.values()])
+        ),
         Route("/faults", add_fault, methods=["POST"]),
         Route("/operations", fail_operation, methods=["POST"]),
         Route("/settings", change, methods=["POST"]),
         Route("/resources", place, methods=["POST"]),
         Route("/forget", forget, methods=["POST"]),
     ]
+
+
+def _flow_runs(state: State) -> list[Any]:
+    return [run.as_json() for run in state.flow_runs.values()]
 
 
 async def fail_operation(request: Request) -> Response:

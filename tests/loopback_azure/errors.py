@@ -18,6 +18,7 @@ CODES = {
     409: "Conflict",
     429: "TooManyRequests",
     500: "InternalServerError",
+    503: "ServiceUnavailable",
 }
 
 

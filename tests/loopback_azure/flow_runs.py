@@ -62,6 +62,10 @@ class FlowRun:
         uri: str | None = (self.request.get("batchDataInput") or {}).get("dataUri")
         return uri
 
+    def as_json(self) -> Json:
+        """What a test may want to know of it."""
+        return {"name": self.name, "status": self.status, "request": self.request}
+
     def enter(self, status: str) -> None:
         """Go on to the next state."""
         self.status = status
@@ -147,6 +151,8 @@ def child(run: FlowRun, number: int) -> Json:
     """A row as a run of its own."""
     row = run.rows[number]
     error = row.error and {"code": "UserError", "message": row.error["message"]}
+    prompt, completion = (sum(counts[at] for counts in row.usage.values()) for at in (1, 2))
+    tokens = {"prompt_tokens": prompt, "completion_tokens": completion}
     return {
         "run_id": f"{run.name}_{number}",
         "parent_run_id": run.name,
@@ -156,7 +162,11 @@ def child(run: FlowRun, number: int) -> Json:
         "inputs": row.inputs,
         "output": row.outputs,
         "error": error,
-        "system_metrics": {"duration": row.latency_s},
+        "system_metrics": {
+            "duration": row.latency_s,
+            **tokens,
+            "total_tokens": prompt + completion,
+        },
     }
 
 

@@ -5,25 +5,21 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
 from llmops import connections, registration
-from llmops.azure import workspace
+from llmops.azure import assets, workspace
 from llmops.errors import OK
-from llmops.package import file_hash, flow_hash, package
-from llmops.registration import Asset, Candidate, Registration, Source
+from llmops.package import flow_hash, package
+from llmops.registration import Asset, Candidate, Registration
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-
-HASH = "content_hash"
-TRIES = 2
-"""How often a version is tried for: another register may have taken it in the meantime."""
 
 
 def run(settings: Settings) -> int:
@@ -39,7 +35,8 @@ def run(settings: Settings) -> int:
     with workspace.explained(where):
         client = workspace.client(where)
         client.workspaces.get(where.workspace)  # else its absence would look like the assets'
-        data = tuple(_data(client, candidate, source) for source in candidate.data)
+        tags = registration.origin(candidate.name, candidate.commit, os.environ)
+        data = tuple(assets.data(client, source, tags) for source in candidate.data)
         model = _model(client, candidate)
     registration.save(_manifest(candidate, model, data))
     print(_table(model, data))
@@ -54,24 +51,6 @@ def _remarks(candidate: Candidate) -> Iterable[str]:
         yield f"gate: {candidate.verdict}, forced: {candidate.forced}"
     if candidate.summary.llm.mode == "replay":
         yield "llm: replay. The metrics are those of recorded answers."
-
-
-def _data(client: MLClient, candidate: Candidate, source: Source) -> Asset:
-    from azure.ai.ml.entities import Data
-
-    content_hash = file_hash(source.path)
-
-    def create(version: int) -> Data:
-        return Data(
-            name=source.name,
-            version=str(version),
-            description=source.description,
-            type="uri_file",
-            path=str(source.path),
-            tags=registration.data_tags(candidate, content_hash, os.environ),
-        )
-
-    return _ensure(client.data, source.name, content_hash, create)[0]
 
 
 def _model(client: MLClient, candidate: Candidate) -> Asset:
@@ -90,7 +69,7 @@ def _model(client: MLClient, candidate: Candidate) -> Asset:
                 tags=registration.tags(candidate, content_hash, os.environ),
             )
 
-        asset, found = _ensure(client.models, candidate.name, content_hash, create)
+        asset, found = assets.ensure(client.models, candidate.name, content_hash, create)
     if found is not None:
         _judge_again(client, candidate, found)
     return asset
@@ -103,47 +82,6 @@ def _judge_again(client: MLClient, candidate: Candidate, found: Any) -> None:
     if found.tags != kept | judged:
         found.tags = kept | judged
         client.models.create_or_update(found)
-
-
-def _ensure(
-    assets: Any,
-    name: str,
-    content_hash: str,
-    create: Callable[[int], Any],
-    tries: int = TRIES,
-) -> tuple[Asset, Any]:
-    """The newest version if it has this content, and what is known of it; else a new one (null)."""
-    from azure.core.exceptions import AzureError
-
-    newest, found = _newest(assets, name)
-    if found is not None and found.tags.get(HASH) == content_hash:
-        return _asset(name, newest, content_hash, created=False), found
-    try:
-        with workspace.quiet():
-            assets.create_or_update(create(newest + 1))
-    except AzureError as error:
-        if tries == 1 or not workspace.taken(error):
-            raise
-        return _ensure(assets, name, content_hash, create, tries - 1)
-    return _asset(name, newest + 1, content_hash, created=True), None
-
-
-def _asset(name: str, version: int, content_hash: str, *, created: bool) -> Asset:
-    return Asset(name=name, version=str(version), created=created, content_hash=content_hash)
-
-
-def _newest(assets: Any, name: str) -> tuple[int, Any]:
-    """The highest number among an asset's versions, archived ones too, and that version."""
-    from azure.ai.ml.constants import ListViewType
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        versions = list(assets.list(name=name, list_view_type=ListViewType.ALL))
-    except ResourceNotFoundError:
-        versions = []
-    numbered = {int(v.version): v for v in versions if str(v.version).isdecimal()}
-    newest = max(numbered, default=0)
-    return newest, numbered.get(newest)
 
 
 def _manifest(candidate: Candidate, model: Asset, data: tuple[Asset, ...]) -> Registration:

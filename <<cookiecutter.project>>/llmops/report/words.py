@@ -94,7 +94,8 @@ ASKED = {
 def source(summary: Summary) -> Source:
     """Say where the answers came from and how many there were."""
     llm = summary.llm
-    sentences = [f"{_calls(llm.calls)} {ASKED[llm.mode]}."]
+    here = summary.target == "local"  # Azure does not tell how many calls its runs made
+    sentences = [f"{_calls(llm.calls)} {ASKED[llm.mode]}."] if here or llm.calls else []
     if llm.cached:
         sentences.append(
             f"{_calls(llm.cached)} spared: their rows are unchanged since an earlier run."

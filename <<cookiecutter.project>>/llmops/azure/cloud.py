@@ -1,0 +1,99 @@
+"""TARGET=azure: the plan's runs in Azure; what they answer goes into the same store as local rows.
+
+A run's name follows from its content address, so a task that was stopped, or one on another
+machine, finds the run that is under way and follows it instead of starting a second one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llmops import answers, connections, registration
+from llmops.azure import aggregation, assets, workspace
+from llmops.azure.following import Session
+from llmops.azure.promptflow_runs import PromptFlowRuns
+from llmops.azure.service import Service
+from llmops.config import Experiment
+from llmops.errors import UserError
+from llmops.execution import Counts, Executor
+from llmops.settings import Settings
+from llmops.work import Work
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+
+def choose(settings: Settings, experiment: Experiment) -> Executor:
+    """The executor for TARGET=azure.
+
+    Raises:
+        UserError: a variable of the workspace is unset, LLM does not fit, or a dataset's name
+            cannot be that of an asset.
+    """
+    if settings.llm not in (None, "live"):
+        raise UserError(
+            f"LLM: '{settings.llm}' with TARGET={settings.target}: in Azure the workspace's own "
+            "connections answer. Leave out LLM, or TARGET."
+        )
+    registration.check_names(source.name for source in registration.sources(experiment))
+    return Cloud(settings, experiment)
+
+
+class Cloud:
+    """See execution.Executor."""
+
+    mode: Literal["live", "replay", "record"] = "live"
+
+    def __init__(self, settings: Settings, experiment: Experiment) -> None:
+        self._where = workspace.place(connections.environment())
+        self._settings = settings
+        self._experiment = experiment
+
+    @property
+    def note(self) -> str:
+        """See Executor."""
+        return f"Answers come from the connections of the workspace '{self._where.workspace}'."
+
+    @property
+    def target(self) -> str:
+        """See Executor."""
+        return f"{self._settings.target} {self._where.scope}"
+
+    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+        """See Executor."""
+        measured = all(item.run.metrics() is not None for item in evaluations)
+        if measured and not any(item.left for item in (*runs, *evaluations)):
+            return Counts()
+        session = self._session(runs, evaluations)
+        unreachable = answers.Answers(self._experiment, "replay").unreachable()
+        aggregation.measure(session.evaluated, unreachable)
+        return Counts()
+
+    def _session(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Session:
+        """Everything that runs in Azure, done."""
+        with workspace.explained(self._where):
+            client = workspace.client(self._where)
+            client.workspaces.get(self._where.workspace)  # its absence would look like a run's
+            data, service = self._data(client, [*runs, *evaluations]), self._service(client)
+            session = Session(service, self._experiment, data, self._settings.fresh)
+            session.run(runs, evaluations)
+        return session
+
+    def _service(self, client: MLClient) -> Service:
+        experiment = self._experiment
+        return PromptFlowRuns(client, experiment.runtime, experiment.azure, experiment.limits)
+
+    def _data(self, client: MLClient, works: Iterable[Work]) -> dict[Path, str]:
+        """The assets that hold the works' data, by the path of the file."""
+        used = {item.table.path for item in works}
+        experiment = self._experiment
+        tags = registration.origin(experiment.name, registration.commit(), os.environ)
+        found = {}
+        for source in registration.sources(experiment):
+            if source.path in used:
+                asset = assets.data(client, source, tags)
+                found[source.path] = f"azureml:{asset.name}:{asset.version}"
+        return found

@@ -1,0 +1,87 @@
+"""Where rows run: on this machine, or in Azure; plan, store, report and gate are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from llmops import stopping
+from llmops.answers import Answers
+from llmops.config import Experiment
+from llmops.pipeline import Pipeline
+from llmops.progress import Progress
+from llmops.settings import Settings
+from llmops.work import Work
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was asked of models: `calls` made, and rows `unrecorded`, without a recorded answer."""
+
+    calls: int = 0
+    unrecorded: int = 0
+
+
+class Executor(Protocol):
+    """Does what is left of some works.
+
+    `mode` and `note` are those of `summary.Llm`; `target` is what decides the answers, for a run's
+    content address.
+    """
+
+    @property
+    def mode(self) -> Literal["live", "replay", "record"]:
+        """See above."""
+
+    @property
+    def note(self) -> str:
+        """See above."""
+
+    @property
+    def target(self) -> str:
+        """See above."""
+
+    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+        """Finish every run, then every evaluation with its metrics; raises UserError."""
+
+
+class Local:
+    """Runs rows in worker processes of this machine."""
+
+    def __init__(self, experiment: Experiment, llm: str | None) -> None:
+        self._answers = Answers(experiment, llm)
+        self._limits = experiment.limits
+        self.mode = self._answers.mode
+        self.note = self._answers.note
+
+    @property
+    def target(self) -> str:
+        """See Executor."""
+        return self._answers.target
+
+    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+        """See Executor."""
+        left = sum(item.left for item in (*runs, *evaluations))
+        with Progress(left) as progress:
+            try:
+                if left:
+                    self._answers.open()
+                pipeline = Pipeline(self._answers, self._limits, progress)
+                stopping.run(pipeline.run(runs, evaluations))
+            finally:
+                self._answers.close()
+        return Counts(pipeline.calls, pipeline.unrecorded)
+
+
+def choose(settings: Settings, experiment: Experiment) -> Executor:
+    """The executor for TARGET.
+
+    Raises:
+        UserError: a setting of the target is missing or does not fit it.
+    """
+    if settings.target == "local":
+        return Local(experiment, settings.llm)
+    from llmops.azure import cloud  # only who works in Azure has its packages
+
+    return cloud.choose(settings, experiment)
