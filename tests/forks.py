@@ -20,9 +20,8 @@ from usecase import Outcome, UseCase
 
 FORKER = """
 import importlib, json, os, runpy, signal, sys, traceback
-from llmops.promptflow_runner import settings_folder
-os.environ["PF_HOME_DIRECTORY"] = settings_folder()
-os.environ["APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED"] = "true"
+from llmops.promptflow_runner import keep_quiet
+keep_quiet()
 for name in sys.argv[1:]:
     importlib.import_module(name)
 print("ready", flush=True)

@@ -5,6 +5,7 @@ The scripts and prompt flow's Azure client are the real ones; the emulator runs 
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import time
@@ -40,6 +41,26 @@ def run(answer, truth):
 def aggregate(rows):
     return {"accuracy": sum(row["match"] for row in rows) / len(rows)}
 """
+UPPER_TOOL = """
+from promptflow.core import tool
+
+
+@tool
+def upper(text: str) -> str:
+    return text.upper()
+"""
+UPPER_DAG: Json = {
+    "inputs": {"text": {"type": "string"}},
+    "outputs": {"answer": {"type": "string", "reference": "${upper.output}"}},
+    "nodes": [
+        {
+            "name": "upper",
+            "type": "python",
+            "source": {"type": "code", "path": "upper.py"},
+            "inputs": {"text": "${inputs.text}"},
+        }
+    ],
+}
 LOUD = """
 def run(text, mark: str = "!"):
     return {"answer": text.upper() + mark}
@@ -86,7 +107,7 @@ def go(use: UseCase, azure: LoopbackAzure, forks: Forks) -> Run:
     """go(task="experiment", **variables): a task with TARGET=azure to its end."""
 
     def go(task: str = "experiment", /, **more: str) -> Outcome:
-        return forks.run(task, use, variables(azure, TARGET="azure", **more))
+        return forks.run(task, use, variables(azure, **{"TARGET": "azure", **more}))
 
     return go
 
@@ -320,3 +341,52 @@ def test_a_connection_that_the_workspace_lacks(
     outcome = forks.run("experiment", use, variables(azure, TARGET="azure"))
     outcome.refused("No row completed", "Connection 'other' is not in the workspace")
     assert time.monotonic() - start < 60
+
+
+# --- TARGET=azure-pipeline: rows spread over machines
+
+
+@pytest.fixture
+def dag(use: UseCase) -> UseCase:
+    """The words through a DAG, the one kind that a parallel component runs."""
+    use.write("flows/standard/flow.dag.yaml", json.dumps(UPPER_DAG))
+    use.write("flows/standard/upper.py", UPPER_TOOL)
+    (use.folder / "flows/standard/flow.py").unlink()
+    return use
+
+
+def test_a_pipeline_spreads_the_rows(azure: LoopbackAzure, dag: UseCase, go: Run) -> None:
+    dag.configure(azure={"instance_count": 3, "mini_batch_size": 2}, limits={"retries": 1})
+    outcome = go(TARGET="azure-pipeline")
+    assert outcome.code == 0 and outcome.summary, outcome.text
+    assert outcome.summary["target"] == "azure-pipeline"
+    (score,) = outcome.summary["scores"]
+    assert (score["value"], score["scored"]) == (1.0, 6)
+    (job,) = jobs(azure, dag)
+    (step,) = job["properties"]["jobs"].values()
+    assert step["resources"]["instance_count"] == 3
+    assert (step["mini_batch_size"], step["retry_settings"]["max_retries"]) == (2, 1)
+    azure.forget()
+    assert go(TARGET="azure-pipeline").code == 0 and azure.log == []
+
+
+def test_rows_that_fail_in_a_pipeline(azure: LoopbackAzure, dag: UseCase, go: Run) -> None:
+    dag.write(
+        "flows/standard/upper.py", UPPER_TOOL.replace("return", "assert text != 'bee'; return")
+    )
+    outcome = go(TARGET="azure-pipeline")
+    assert outcome.code == 2 and outcome.summary, outcome.text
+    assert outcome.summary["runs"][0]["failed"] == 1
+    assert "Azure has no answer for this row (data/words.jsonl: line 2)" in outcome.text
+    assert outcome.summary["scores"][0]["scored"] == 5
+
+
+def test_a_flow_that_is_no_component(azure: LoopbackAzure, use: UseCase, go: Run) -> None:
+    go(TARGET="azure-pipeline").refused("flow.dag.yaml only", "TARGET=azure")
+    assert jobs(azure, use) == []
+
+
+def jobs(azure: LoopbackAzure, use: UseCase) -> list[Json]:
+    """The pipeline jobs of a use case."""
+    name = f"/jobs/{use.blocks['name']}-"
+    return [resource for identity, resource in azure.state.items() if name in identity]

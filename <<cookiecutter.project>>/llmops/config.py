@@ -178,7 +178,7 @@ class Azure(Measured):
         default=14400, gt=0, le=604800, description="seconds for a whole run; then it is cancelled"
     )
     instance_count: int = Field(default=1, ge=1, le=1000, description="machines, azure-pipeline")
-    mini_batch_size: int = Field(default=10, ge=1, description="rows at once, azure-pipeline")
+    mini_batch_size: int = Field(default=1, ge=1, description="rows at once, azure-pipeline")
 
 
 class Price(Measured):

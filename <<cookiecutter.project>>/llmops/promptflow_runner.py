@@ -199,7 +199,7 @@ def import_promptflow() -> Any:
     demand.
     """
     if "promptflow" not in sys.modules:
-        os.environ["PF_HOME_DIRECTORY"] = settings_folder()
+        keep_quiet()
         spec = importlib.util.find_spec("promptflow")
         if spec is None or spec.submodule_search_locations is None:
             raise ModuleNotFoundError("promptflow is not installed")
@@ -218,10 +218,10 @@ def import_promptflow() -> Any:
     return promptflow.executor
 
 
-def settings_folder() -> str:
-    """A folder with prompt flow's settings that goes when this process ends, or its worker does.
+def keep_quiet() -> None:
+    """Before promptflow is imported: no telemetry, no look at PyPI for a newer version.
 
-    They say: no telemetry, and no look at PyPI for a newer version.
+    Its settings are in a folder that goes when this process ends, or its worker does.
     """
     folder = tempfile.TemporaryDirectory(prefix="promptflow-")
     atexit.register(folder.cleanup)
@@ -229,7 +229,9 @@ def settings_folder() -> str:
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")
     looked = json.dumps({"last_check_time": now, "last_hint_time": now})
     Path(folder.name, "pf_version_check.json").write_text(looked, encoding="utf-8")
-    return folder.name
+    os.environ["PF_HOME_DIRECTORY"] = folder.name
+    # Else the import asks Azure Monitor for a configuration that nothing here uses.
+    os.environ["APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED"] = "true"
 
 
 def _import_tools() -> None:

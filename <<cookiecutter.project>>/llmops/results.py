@@ -20,7 +20,7 @@ def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
     failed, seconds, usage = 0, [], dict[str, list[int]]()
     for row in item.run.rows():
         failed += row.failed
-        if not row.failed:
+        if not row.failed and row.latency_s:  # a parallel component does not measure it
             seconds.append(row.latency_s)
         for model, counts in row.usage.items():
             total = usage.setdefault(model, [0, 0, 0])

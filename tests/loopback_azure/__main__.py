@@ -24,6 +24,7 @@ from . import (
     control,
     flow_runs,
     identities,
+    jobs,
     login,
     machine_learning,
     online,
@@ -41,12 +42,12 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 def services() -> list[Host]:
     """Which module answers for which host. A further service is one more line here."""
-    modules = (authorization, online, machine_learning, identities, vault, arm)
+    modules = (authorization, online, jobs, machine_learning, identities, vault, arm)
     resource_manager = [route for module in modules for route in module.ROUTES]
     hosts: dict[str, list[Route]] = {
         "login.microsoftonline.com": login.ROUTES,
         "management.azure.com": [_authorized(route) for route in resource_manager],
-        "{region}.api.azureml.ms": flow_runs.ROUTES,
+        "{region}.api.azureml.ms": [*jobs.HISTORY_ROUTES, *flow_runs.ROUTES],
         "{account}.blob.core.windows.net": blob.ROUTES,
         "{server}.inference.ml.azure.com": serving.ROUTES,
         "{server}.cloudapp.azure.com": serving.ROUTES,

@@ -80,12 +80,16 @@ async def _rows(run: FlowRun, worker: Worker, job: Job, lines: dict[int, Json], 
 
 
 def _load(state: State, run: FlowRun, folder: Path) -> Loaded:
-    request = run.request
-    store, path = request["flowDefinitionDataStoreName"], request["flowDefinitionBlobPath"]
-    parent, _, file = path.rpartition("/")
+    store, path = (run.request[f"flowDefinition{part}"] for part in ("DataStoreName", "BlobPath"))
+    place = stored_at(state, f"azureml://datastores/{store}/paths/{path}")
+    return load(state, run.request, place, folder)
+
+
+def load(state: State, request: Json, place: str, folder: Path) -> Loaded:
+    """The flow whose definition is the blob at `place`, changed as the request says."""
+    parent, _, file = place.rpartition("/")
     snapshot = folder / "snapshot"
-    place = stored_at(state, f"azureml://datastores/{store}/paths/{parent}")
-    state.blobs.export(f"{place}/", snapshot)
+    state.blobs.export(f"{parent}/", snapshot)
     flow = flows.describe(str(snapshot / file))
     definition = _override(flows.overlay(flow, _variant(flow, request), {}), request)
     used = {str(node["connection"]) for node in definition.get("nodes", []) if "connection" in node}
@@ -93,7 +97,7 @@ def _load(state: State, run: FlowRun, folder: Path) -> Loaded:
     environment = dict(request.get("environmentVariables") or {})
     for link in links.values():
         environment |= link.as_environment()
-    return Loaded(flow, work.job(run.name, flow, definition, links), environment)
+    return Loaded(flow, work.job(folder.name, flow, definition, links), environment)
 
 
 def _variant(flow: Flow, request: Json) -> dict[str, str]:
@@ -147,7 +151,7 @@ def _lines(state: State, run: FlowRun, flow: Flow, folder: Path) -> dict[int, Js
 def _sources(state: State, run: FlowRun, folder: Path) -> dict[str, dict[int, Mapping[str, Any]]]:
     sources: dict[str, dict[int, Mapping[str, Any]]] = {}
     if run.data:
-        sources["data"] = dict(enumerate(_table(state, run.data, folder / "data")))
+        sources["data"] = dict(enumerate(table(state, run.data, folder / "data")))
     if run.evaluated:
         before = state.flow_runs.get(run.evaluated)
         if before is None or before.status != "Completed":
@@ -158,7 +162,7 @@ def _sources(state: State, run: FlowRun, folder: Path) -> dict[str, dict[int, Ma
     return sources
 
 
-def _table(state: State, uri: str, folder: Path) -> Table:
+def table(state: State, uri: str, folder: Path) -> Table:
     """The rows of a data asset, a path of a data store, or an address in the storage."""
     if found := re.fullmatch(r"azureml:(?!/)([\w-]+)[:@](.+)", uri):
         versions = state.resources.children(

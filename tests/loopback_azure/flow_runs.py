@@ -80,14 +80,17 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat()
 
 
-async def drive(state: State, run: FlowRun) -> None:
-    """Take a run through its states; what goes wrong is kept as its error."""
+async def drive(state: State, run: FlowRun, compute: str = ".flow_engine") -> None:
+    """Take a run through its states; what goes wrong is kept as its error.
+
+    `compute` is the module that executes it, imported with the first run.
+    """
     settings = state.settings
     waiting, preparing, running = settings.run_s
     try:
         await asyncio.sleep(waiting)
         run.enter("Preparing")
-        engine = await asyncio.to_thread(importlib.import_module, ".flow_engine", __package__)
+        engine = await asyncio.to_thread(importlib.import_module, compute, __package__)
         await asyncio.sleep(preparing)
         if settings.run_fails:
             raise RuntimeError(settings.run_fails)
@@ -248,7 +251,7 @@ def _find(state: State, name: str) -> FlowRun:
     return state.flow_runs[name]
 
 
-def _authorized(handler: Callable[[Request], Awaitable[Response]]) -> Any:
+def authorized(handler: Callable[[Request], Awaitable[Response]]) -> Any:
     """The handler, for callers with a token of Resource Manager and a workspace that exists."""
 
     async def checked(request: Request) -> Response:
@@ -275,4 +278,4 @@ CALLS: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
     ("PATCH", f"{HISTORY}/runs/{{run}}/modify", modify),
     ("POST", f"{METRIC}{WORKSPACE}/runs/{{run}}/lastvalues", last_values),
 ]
-ROUTES = [Route(path, _authorized(handler), methods=[method]) for method, path, handler in CALLS]
+ROUTES = [Route(path, authorized(handler), methods=[method]) for method, path, handler in CALLS]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .arm import Operations
     from .blob import Blobs
     from .flow_runs import FlowRun
+    from .jobs import JobRun
     from .serving import Container
 
 Json = dict[str, Any]
@@ -34,7 +35,7 @@ class Settings:
     patterns of actions such as `*/roleAssignments/write`.
     `roles_first` lets a managed deployment fail where the endpoint's user-assigned identity lacks
     the roles to start it.
-    `run_s` is how many seconds a flow run is NotStarted, Preparing, and at least Running.
+    `run_s` is how many seconds a flow run or a job is NotStarted, Preparing, and at least Running.
     `run_fails` is the message with which runs fail instead of starting; `run_hangs` lets them stay
     in Running. `connections` are the workspace's, each with its type, address and key in clear.
     `seed` decides which deployment a request goes to where traffic is split.
@@ -128,6 +129,7 @@ class State:
     blobs: Blobs
     containers: dict[str, Container] = field(default_factory=dict)
     flow_runs: dict[str, FlowRun] = field(default_factory=dict)
+    jobs: dict[str, JobRun] = field(default_factory=dict)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
     signing_key: str = field(default_factory=lambda: uuid.uuid4().hex)
     random: random.Random = field(default_factory=random.Random)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from llmops import answers, connections, registration
 from llmops.azure import aggregation, assets, workspace
 from llmops.azure.following import Session
+from llmops.azure.parallel import ParallelJobs
 from llmops.azure.promptflow_runs import PromptFlowRuns
 from llmops.azure.service import Service
 from llmops.config import Experiment
 from llmops.errors import UserError
-from llmops.execution import Counts, Executor
+from llmops.execution import Counts, Executor, Local
 from llmops.settings import Settings
 from llmops.work import Work
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def choose(settings: Settings, experiment: Experiment) -> Executor:
-    """The executor for TARGET=azure.
+    """The executor for TARGET=azure or azure-pipeline.
 
     Raises:
         UserError: a variable of the workspace is unset, LLM does not fit, or a dataset's name
@@ -39,11 +40,12 @@ def choose(settings: Settings, experiment: Experiment) -> Executor:
             "connections answer. Leave out LLM, or TARGET."
         )
     registration.check_names(source.name for source in registration.sources(experiment))
-    return Cloud(settings, experiment)
+    kinds = {"azure": Cloud, "azure-pipeline": Pipelines}
+    return kinds[settings.target](settings, experiment)
 
 
 class Cloud:
-    """See execution.Executor."""
+    """See execution.Executor: prompt flow's cloud runs, of flows and of evaluators."""
 
     mode: Literal["live", "replay", "record"] = "live"
 
@@ -77,12 +79,13 @@ class Cloud:
         with workspace.explained(self._where):
             client = workspace.client(self._where)
             client.workspaces.get(self._where.workspace)  # its absence would look like a run's
-            data, service = self._data(client, [*runs, *evaluations]), self._service(client)
+            data, service = self._data(client, [*runs, *evaluations]), self.service(client)
             session = Session(service, self._experiment, data, self._settings.fresh)
             session.run(runs, evaluations)
         return session
 
-    def _service(self, client: MLClient) -> Service:
+    def service(self, client: MLClient) -> Service:
+        """What runs the flows."""
         experiment = self._experiment
         return PromptFlowRuns(client, experiment.runtime, experiment.azure, experiment.limits)
 
@@ -97,3 +100,28 @@ class Cloud:
                 asset = assets.data(client, source, tags)
                 found[source.path] = f"azureml:{asset.name}:{asset.version}"
         return found
+
+
+class Pipelines(Cloud):
+    """See execution.Executor: flows as parallel components; evaluators score their rows here."""
+
+    def __init__(self, settings: Settings, experiment: Experiment) -> None:
+        super().__init__(settings, experiment)
+        self._local = Local(experiment, None)
+
+    @property
+    def note(self) -> str:
+        """See Executor."""
+        return f"{super().note} Evaluators run here ({self._local.mode}). {self._local.note}"
+
+    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+        """See Executor."""
+        if any(item.left for item in runs):
+            self._session(runs, ())
+        for item in runs:
+            item.done.update(range(len(item.table)))  # a row that failed there must not run here
+        return self._local.execute(runs, evaluations)
+
+    def service(self, client: MLClient) -> Service:
+        """See Cloud."""
+        return ParallelJobs(client, self._experiment)

@@ -68,6 +68,7 @@ class Session:
         self._commit = registration.commit()
         self._names: dict[Path, str] = {}
         self._under_way: list[Remote] = []
+        self._evaluations: Sequence[Work] = ()
         self.evaluated: list[Evaluated] = []
 
     def run(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> None:
@@ -76,6 +77,7 @@ class Session:
         Raises:
             UserError: what Azure refuses, or a run that takes longer than `azure.timeout_s`.
         """
+        self._evaluations = evaluations
         for work in runs:
             if work.left:
                 self._begin(work)
@@ -211,8 +213,9 @@ class Session:
             done = remote.state == "Completed"
             found = self._asked(self._service.metrics, remote.name) if done else {}
             self.evaluated.append(Evaluated(work, found))
-        for evaluation in work.scores:
-            self._begin(evaluation)
+        for evaluation in self._evaluations:
+            if evaluation.scored is work:
+                self._begin(evaluation)
 
     def _asked(self, ask: Callable[[str], T], name: str) -> T:
         """Ask the service, again while a fault may pass."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +11,7 @@ from llmops.azure import workspace
 from llmops.azure.service import Submission, Unavailable
 from llmops.config import Azure, Limits
 from llmops.errors import UserError
-from llmops.promptflow_runner import settings_folder
+from llmops.promptflow_runner import keep_quiet
 from llmops.runs import Row
 
 if TYPE_CHECKING:
@@ -30,9 +29,7 @@ class PromptFlowRuns:
     """
 
     def __init__(self, client: MLClient, runtime: str | None, azure: Azure, limits: Limits) -> None:
-        os.environ["PF_HOME_DIRECTORY"] = settings_folder()
-        # Else the import asks Azure Monitor for a configuration that nothing here uses.
-        os.environ["APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED"] = "true"
+        keep_quiet()
         from promptflow.azure import PFClient
 
         with _explained():
