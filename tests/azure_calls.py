@@ -28,6 +28,7 @@ os.environ["PYTHONPATH"] = str(HOUSE)
 
 import test_deploy  # noqa: E402  (the library must be on the path first)
 import test_register  # noqa: E402
+import test_webapp  # noqa: E402
 from loopback_azure import LoopbackAzure  # noqa: E402
 from usecase import UseCase  # noqa: E402
 
@@ -40,8 +41,10 @@ WORKSPACE = re.compile(
 NAMED = re.compile(
     r"(?i)/(subscriptions|resourceGroups|vaults|registries|storageAccounts|datastores|data|models|"
     r"environments|codes|versions|onlineEndpoints|deployments|roleAssignments|locations|"
+    r"sites|serverfarms|userAssignedIdentities|runs|secrets|v2|manifests|"
     r"\w*Operations\w*|\w*OperationResults)/[^/]+"
 )
+OTHER = re.compile(r"^[^.]+(?=\.(azurecr\.io|vault\.azure\.net|azurewebsites\.net)$)")
 BLOB = re.compile(r"^/[^/]+/(\w+)/.*")
 
 
@@ -90,6 +93,16 @@ def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]
     yield "deploy: a second deployment with 10 % of the traffic", calls_of(case, "deploy")
     yield "check-endpoint: two deployments", calls_of(case, "check_endpoint")
     yield "rollback", calls_of(case, "rollback")
+    yield from web_app(place / "web", azure)
+
+
+def web_app(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
+    """The same for a web app, whose image the registry builds."""
+    place.mkdir()
+    case = test_webapp.Case(place, azure, lambda **_: 0, "web-words")
+    for title in ("deploy: for the first time", "deploy: nothing changed", "check-endpoint"):
+        task = title.partition(":")[0].replace("-", "_")
+        yield f"KIND=webapp, {title}", calls_of(case, task)
 
 
 def example(place: Path) -> UseCase:
@@ -154,6 +167,7 @@ def plain(entry: Json) -> Call:
     elif host == "login.microsoftonline.com":
         path = re.sub(r"^/[^/]+", "/{tenant}", path)
     else:
+        host = OTHER.sub("{name}", host)
         path = NAMED.sub(r"/\1/{name}", WORKSPACE.sub("{workspace}", path))
     if entry.get("comp"):
         path += f"?comp={entry['comp']}"

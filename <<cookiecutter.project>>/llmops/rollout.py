@@ -15,7 +15,10 @@ from llmops.deployment import CONFIG, Endpoint, Kind
 from llmops.errors import UserError
 
 Action = Literal["keep", "create", "update", "replace"]
-What = Literal["endpoint", "roles", "environment", "deployment", "test", "traffic"]
+What = Literal[
+    "endpoint", "roles", "environment", "deployment", "test", "traffic",
+    "identity", "image", "secrets", "plan", "web app",
+]  # fmt: skip
 Shares = dict[str, int]
 
 READY, FAILED = "Succeeded", "Failed"
@@ -165,9 +168,9 @@ def roll_back(entry: Endpoint, found: Found | None) -> Plan:
     return Plan(steps, traffic, {}, f"Endpoint '{found.name}' has {shares(found.traffic)}.")
 
 
-def absent(endpoint: str) -> UserError:
-    """What to say of an endpoint that must be there."""
-    return UserError(f"ENDPOINT_NAME: '{endpoint}' does not exist. Run `make deploy` first.")
+def absent(name: str, key: str = "ENDPOINT_NAME") -> UserError:
+    """What to say of an endpoint, or of what else `key` names, that must be there."""
+    return UserError(f"{key}: '{name}' does not exist. Run `make deploy` first.")
 
 
 def _check_entry(wanted: Wanted) -> None:

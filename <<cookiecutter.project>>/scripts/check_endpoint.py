@@ -1,7 +1,7 @@
-"""Send the sample request to the endpoint and to each deployment."""
+"""Send the sample request to the endpoint and each deployment, or to the web app."""
 
-from llmops.azure import check
+from llmops import kinds
 from llmops.task import main
 
 if __name__ == "__main__":
-    main(check.check)
+    main(kinds.check)

@@ -1,7 +1,7 @@
-"""Roll the registered flow out to the endpoint of ENV."""
+"""Roll the registered flow out to the endpoint or web app of ENV."""
 
-from llmops.azure import deploy
+from llmops import kinds
 from llmops.task import main
 
 if __name__ == "__main__":
-    main(deploy.deploy)
+    main(kinds.deploy)

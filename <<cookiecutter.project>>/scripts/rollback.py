@@ -1,7 +1,7 @@
-"""Lead all traffic of the endpoint back to the prior deployment."""
+"""Lead the endpoint or web app of ENV back to what served before."""
 
-from llmops.azure import deploy
+from llmops import kinds
 from llmops.task import main
 
 if __name__ == "__main__":
-    main(deploy.rollback)
+    main(kinds.rollback)

@@ -28,8 +28,11 @@ from . import (
     login,
     machine_learning,
     online,
+    registry,
     serving,
     vault,
+    vault_secrets,
+    web,
 )
 from .certificates import Authority
 from .errors import AzureError, respond
@@ -42,7 +45,10 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 def services() -> list[Host]:
     """Which module answers for which host. A further service is one more line here."""
-    modules = (authorization, online, jobs, machine_learning, identities, vault, arm)
+    modules = (
+        *(authorization, online, jobs, machine_learning),
+        *(identities, vault, registry, web, arm),
+    )
     resource_manager = [route for module in modules for route in module.ROUTES]
     hosts: dict[str, list[Route]] = {
         "login.microsoftonline.com": login.ROUTES,
@@ -51,6 +57,9 @@ def services() -> list[Host]:
         "{account}.blob.core.windows.net": blob.ROUTES,
         "{server}.inference.ml.azure.com": serving.ROUTES,
         "{server}.cloudapp.azure.com": serving.ROUTES,
+        "{registry}.azurecr.io": registry.DOOR,
+        "{vault}.vault.azure.net": vault_secrets.DOOR,
+        "{site}.azurewebsites.net": web.DOOR,
         "{anything}": [],
     }
     unknown = Route("/{path:path}", not_emulated, methods=METHODS)
@@ -85,6 +94,7 @@ def furnished(settings: Settings, folder: Path) -> State:
     resources = Resources()
     machine_learning.furnish(resources, settings)
     vault.furnish(resources, settings)
+    registry.furnish(resources, settings)
     state = State(
         settings, folder, resources, arm.Operations(settings), blob.Blobs(folder / "blobs")
     )

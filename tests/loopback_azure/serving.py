@@ -107,19 +107,24 @@ def _check_image(state: State, properties: Json) -> None:
 
 
 async def _load(state: State, properties: Json, folder: Path) -> Container:
-    """The container, once it has loaded the flow.
+    """The container of a deployment."""
+    model = state.resources[model_of(properties) or ""]
+    files = folder / f"model-{next(_NUMBERS)}"  # what served before still reads its own
+    state.blobs.export(stored_at(state, model["properties"]["modelUri"]), files)
+    environment = {k: str(v) for k, v in (properties.get("environmentVariables") or {}).items()}
+    return await load(files, environment, folder)
 
-    Its connections come from the deployment's environment variables: AOAI_API_KEY and the like.
+
+async def load(files: Path, environment: dict[str, str], folder: Path) -> Container:
+    """The container, once it has loaded the flow; its log is in `folder`.
+
+    Its connections come from its environment variables: AOAI_API_KEY and the like.
     """
     for name in ("config", "connections", "engine", "flows", "work"):
         await asyncio.to_thread(importlib.import_module, f"llmops.{name}")
     from llmops import config, connections, engine, flows, work
 
-    model = state.resources[model_of(properties) or ""]
-    files = folder / f"model-{next(_NUMBERS)}"  # what served before still reads its own
-    state.blobs.export(stored_at(state, model["properties"]["modelUri"]), files)
     flow = flows.describe(str(_flow(files)))
-    environment = {k: str(v) for k, v in (properties.get("environmentVariables") or {}).items()}
     names = dict.fromkeys(name for _, name in flow.connections())
     entries = [config.Connection.model_validate({"name": name}) for name in names]
     links = connections.load(entries, environment)

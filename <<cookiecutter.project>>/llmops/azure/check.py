@@ -1,4 +1,4 @@
-"""Whether an online endpoint answers: the sample request, sent to it and to each deployment."""
+"""Whether a deployed flow answers: the sample request, sent to it and to each deployment."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from llmops import probe, rollout
 from llmops.azure import specification, workspace
 from llmops.azure.online import Online
-from llmops.azure.specification import Case
+from llmops.azure.specification import Case, Subject
 from llmops.errors import FAILED, OK
 from llmops.files import write_atomically
 from llmops.probe import Verdict
@@ -37,6 +38,11 @@ def check(settings: Settings) -> int:
         tester = Tester(online, case)
         verdicts = {"": tester.ask(found.url, "", TIMES)}
         verdicts |= {d: tester.ask(found.url, d, TIMES) for d in found.traffic}
+    return report(case, found, verdicts)
+
+
+def report(case: Subject[Any], found: Found, verdicts: Mapping[str, Verdict]) -> int:
+    """Write and print the verdicts, by deployment ("" for the whole); 2 if one is a failure."""
     _write(case, found, verdicts)
     print(_verdict_table(found, verdicts))
     return FAILED if any(v.problem for v in verdicts.values()) else OK
@@ -63,7 +69,7 @@ class Tester:
         return replace(verdict, problem=self.case.mask(verdict.problem))
 
 
-def _write(case: Case, found: Found, verdicts: Mapping[str, Verdict]) -> None:
+def _write(case: Subject[Any], found: Found, verdicts: Mapping[str, Verdict]) -> None:
     failed = any(v.problem for v in verdicts.values())
     document = {
         "endpoint": found.name,

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from llmops import image, registration, rollout
 from llmops.azure import roles, specification, workspace
 from llmops.azure.check import Tester
 from llmops.azure.online import Online
-from llmops.azure.specification import Case
+from llmops.azure.specification import Case, Subject
 from llmops.deployment import CONFIG
 from llmops.errors import FAILED, OK, UserError
 from llmops.rollout import Found, Plan, Step, Wanted
@@ -49,7 +50,7 @@ def deploy(settings: Settings) -> int:
         found = online.settled(case.entry.ENDPOINT_NAME, settings.wait_s)
         exists = online.has_environment(wanted.deployment.environment)
         plan = rollout.roll_out(wanted, found, exists, _missing_roles(case, wanted, found))
-        return _follow(Rollout(online, case, plan, found, wanted, context), settings.plan)
+        return follow(Rollout(online, case, plan, found, wanted, context), settings.plan)
 
 
 def rollback(settings: Settings) -> int:
@@ -63,7 +64,30 @@ def rollback(settings: Settings) -> int:
         online = Online(case.where, workspace.client(case.where))
         found = online.settled(case.entry.ENDPOINT_NAME, settings.wait_s)
         plan = rollout.roll_back(case.entry, found)
-        return _follow(Rollout(online, case, plan, found), settings.plan)
+        return follow(Rollout(online, case, plan, found), settings.plan)
+
+
+class Work(Protocol):
+    """A plan, and how it is carried out."""
+
+    @property
+    def case(self) -> Subject[Any]:
+        """What it is for."""
+        ...
+
+    @property
+    def plan(self) -> Plan:
+        """What a person reads first."""
+        ...
+
+    def run(self) -> None:
+        """Do every step that changes something; raises RejectedError where the test fails."""
+        ...
+
+    @property
+    def done(self) -> str:
+        """What to say at the end."""
+        ...
 
 
 @dataclass
@@ -91,6 +115,12 @@ class Rollout:
             if step.action != "keep":
                 print(f"{step.what} {step.name}: {step.then} ...", flush=True)
                 doing[step.what](step)
+
+    @property
+    def done(self) -> str:
+        """Where the traffic is now."""
+        traffic = rollout.shares(self.plan.traffic, self.plan.mirror)
+        return f"Done: endpoint '{self.name}' has {traffic}.\nScoring address: {self.now.url}"
 
     @property
     def name(self) -> str:
@@ -191,7 +221,7 @@ class Rollout:
             raise
 
 
-def _follow(work: Rollout, only_plan: bool) -> int:
+def follow(work: Work, only_plan: bool) -> int:
     """Show the plan, then carry it out unless only the plan is wanted; no secret is shown."""
     print(work.plan.table, flush=True)
     if only_plan or not work.plan.steps:
@@ -203,8 +233,7 @@ def _follow(work: Rollout, only_plan: bool) -> int:
         return FAILED
     except UserError as error:
         raise UserError(work.case.mask(str(error))) from error
-    traffic = rollout.shares(work.plan.traffic, work.plan.mirror)
-    print(f"Done: endpoint '{work.name}' has {traffic}.\nScoring address: {work.now.url}")
+    print(work.done)
     return OK
 
 

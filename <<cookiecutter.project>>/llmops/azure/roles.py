@@ -36,13 +36,13 @@ class Role:
 
 @dataclass(frozen=True)
 class Need:
-    """A role that an identity needs on a resource of the workspace.
+    """A role that an identity needs on a resource of the workspace, or on one by its ARM id.
 
     On a vault with access policies it stands for the permission to get and list secrets.
     """
 
     role: Role
-    on: Resource
+    on: Resource | str
 
 
 CONNECTIONS = Role(
@@ -127,9 +127,8 @@ def principal_of(where: Place, identity: str) -> str:
     Raises:
         UserError: there is no such identity, or it cannot be read.
     """
-    path = identity
-    if not identity.startswith("/"):
-        path = f"{_group(where)}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{path}"
+    kind = "Microsoft.ManagedIdentity/userAssignedIdentities"
+    path = identity if identity.startswith("/") else where.id(kind, identity)
     with explained(where), manager() as call:
         return str(call("GET", path, IDENTITIES)["properties"]["principalId"])
 
@@ -256,14 +255,15 @@ def _access(call: Call, where: Place, workspace: Json, principal: str, need: Nee
     return _Assignment(need.role, scope, principal)
 
 
-def _scope(where: Place, workspace: Json, on: Resource) -> str:
+def _scope(where: Place, workspace: Json, on: Resource | str) -> str:
+    if on.startswith("/"):
+        return on
     if on == "workspace":
         return where.scope
     own = str(workspace.get(on) or "")
     if on == "keyVault" and where.key_vault:
         same = own.lower().endswith(f"/{where.key_vault.lower()}")
-        vaults = f"{_group(where)}/providers/Microsoft.KeyVault/vaults"
-        return own if same else f"{vaults}/{where.key_vault}"
+        return own if same else where.id("Microsoft.KeyVault/vaults", where.key_vault)
     if not own:
         raise UserError(
             f"{where.workspace}: has no {on} yet. An endpoint with a user-assigned identity needs "
@@ -286,10 +286,6 @@ def _vault(call: Call, scope: str) -> Json:
         ) from error
 
 
-def _group(where: Place) -> str:
-    return where.scope.partition("/providers/")[0]
-
-
 def _short(scope: str) -> str:
     """A resource's type and name, as in vaults/kv-llmops."""
     return "/".join(scope.split("/")[-2:])
@@ -304,7 +300,7 @@ def _who_must(where: Place, principal: str, refused: Sequence[_Access]) -> str:
     lines = [f"  {a.what} on {_short(a.scope)}: {a.command}" for a in refused]
     return "\n".join(
         (
-            f"{where.workspace}: who runs this task may not give the endpoint's identity "
+            f"{where.workspace}: who runs this task may not give the identity "
             f"{principal} what it needs. An Owner or a Role Based Access Control Administrator of "
             "the resources (for an access policy: a Key Vault Contributor) must assign:",
             *lines,
@@ -327,6 +323,6 @@ def _patiently(put: Callable[[], Json]) -> Json:
             print(f"The identity is not known everywhere yet; trying again in {pause:g} s.")
             time.sleep(pause)
     raise UserError(
-        f"the endpoint's identity is still unknown after {sum(PAUSES_S):g} s. Check that it is of "
+        f"the identity is still unknown after {sum(PAUSES_S):g} s. Check that it is of "
         "this tenant, and run the task again: what was granted stays."
     )

@@ -1,4 +1,4 @@
-"""What an online endpoint shall be: put together before Azure is asked for anything."""
+"""What a deployment shall be: put together before Azure is asked for anything."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from llmops import config, deployment, flows, probe
 from llmops.azure import workspace
 from llmops.azure.workspace import Place
 from llmops.config import DEFAULT_ENV, Experiment
 from llmops.connections import Connection, environment, load, variable
-from llmops.deployment import Endpoint, Kind
-from llmops.errors import UserError
+from llmops.deployment import Endpoint, Kind, WebApp
 from llmops.files import slug
 from llmops.flows import Flow
 from llmops.registration import Registration
@@ -29,14 +28,16 @@ ENCODED = "PROMPTFLOW_ENCODED_CONNECTIONS"
 HIDDEN = 4
 """Secrets shorter than this are not looked for in a log: they would be everywhere."""
 
+Entry = TypeVar("Entry", Endpoint, WebApp)
+
 
 @dataclass(frozen=True)
-class Case:
-    """One endpoint of one environment, with all that is known before Azure is asked."""
+class Subject(Generic[Entry]):
+    """One deployment of one environment, with all that is known before Azure is asked."""
 
     env: str
     kind: Kind
-    entry: Endpoint
+    entry: Entry
     experiment: Experiment
     flow: Flow
     request: Mapping[str, Any]
@@ -57,15 +58,22 @@ class Case:
         return text
 
 
+Case = Subject[Endpoint]
+
+
 def read(settings: Settings) -> Case:
-    """The case that ENV and KIND choose; all that can be wrong without Azure is found here.
+    """The endpoint that ENV and KIND choose; all that can be wrong without Azure is found here.
 
     Raises:
         UserError: a file, the entry, a variable or the sample request is not as it must be.
     """
     kind, entry = deployment.choose(settings.env, settings.kind)
-    if not isinstance(entry, Endpoint):
-        raise UserError("KIND: 'webapp' is no online endpoint (expected managed or kubernetes).")
+    assert isinstance(entry, Endpoint)
+    return subject(settings, kind, entry)
+
+
+def subject(settings: Settings, kind: Kind, entry: Entry) -> Subject[Entry]:
+    """All that belongs to an entry of deployment_config.json; raises as `read` does."""
     variables = environment()
     own = Path(f"experiment.{settings.env}.yaml").is_file()
     experiment = config.load(settings.env if own else DEFAULT_ENV)
@@ -73,7 +81,7 @@ def read(settings: Settings) -> Case:
     request = probe.sample(Path(entry.TEST_FILE_PATH), flow)
     where = workspace.place(variables)
     links = load(experiment.connections, variables)
-    return Case(settings.env, kind, entry, experiment, flow, request, where, links)
+    return Subject(settings.env, kind, entry, experiment, flow, request, where, links)
 
 
 def wanted(case: Case, registered: Registration, digest: str) -> Wanted:
@@ -94,15 +102,12 @@ def wanted(case: Case, registered: Registration, digest: str) -> Wanted:
         variables,
         secret,
     )
-    return Wanted(case.kind, entry, one, _identity(entry.USER_MANAGED_ID, case.where))
+    return Wanted(case.kind, entry, one, identity(entry.USER_MANAGED_ID, case.where))
 
 
-def _identity(name: str, where: Place) -> str:
+def identity(name: str, where: Place, group: str = "") -> str:
     """The id of a user-assigned identity; by its name alone it is one of the resource group."""
-    if not name or name.startswith("/"):
-        return name
-    group = f"/subscriptions/{where.subscription}/resourceGroups/{where.resource_group}"
-    return f"{group}/providers/{IDENTITY}/{name}"
+    return name if not name or name.startswith("/") else where.id(IDENTITY, name, group)
 
 
 def _variables(case: Case) -> tuple[dict[str, str], frozenset[str]]:
@@ -118,7 +123,7 @@ def _variables(case: Case) -> tuple[dict[str, str], frozenset[str]]:
             found |= link.as_environment()
             secret |= {variable(link.name, key) for key in link.secrets}
     if case.connections and not case.workspace_connections:
-        found[ENCODED] = _encoded(case.connections)
+        found[ENCODED] = encoded(case.connections)
         secret.add(ENCODED)
     place = {
         "subscription_id": where.subscription,
@@ -132,7 +137,7 @@ def _variables(case: Case) -> tuple[dict[str, str], frozenset[str]]:
     return {**found, **serving, **entry.ENVIRONMENT_VARIABLES}, frozenset(secret)
 
 
-def _encoded(links: Mapping[str, Connection]) -> str:
+def encoded(links: Mapping[str, Connection]) -> str:
     """The connections as prompt flow's server takes them, so that the workspace needs none."""
     text = json.dumps({name: link.as_promptflow() for name, link in links.items()})
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

@@ -25,6 +25,7 @@ VARIABLES = {
 }
 
 REFUSED = re.compile(r"Authentication failed: (.*?)(?:\. Trace ID|\s*$)", re.MULTILINE)
+NEEDED = "'AzureML Data Scientist' on the workspace; `make azure-setup` assigns it"
 TAKEN = re.compile("already (exists|linked)|asset paths? (cannot|can't|can not) be", re.IGNORECASE)
 
 
@@ -40,10 +41,12 @@ class Place:
     @property
     def scope(self) -> str:
         """The workspace's ARM id."""
-        return (
-            f"/subscriptions/{self.subscription}/resourceGroups/{self.resource_group}"
-            f"/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
-        )
+        return self.id("Microsoft.MachineLearningServices/workspaces", self.workspace)
+
+    def id(self, kind: str, name: str, group: str = "") -> str:
+        """The ARM id of another resource; by default it is in the workspace's resource group."""
+        within = f"/subscriptions/{self.subscription}/resourceGroups/{group or self.resource_group}"
+        return f"{within}/providers/{kind}/{name}"
 
 
 def place(environment: Mapping[str, str]) -> Place:
@@ -100,8 +103,10 @@ def taken(error: Exception) -> bool:
 
 
 @contextmanager
-def explained(where: Place) -> Iterator[None]:
+def explained(where: Place, needed: str = NEEDED) -> Iterator[None]:
     """Turn what the SDKs raise into a UserError that says what to do.
+
+    `needed` is the role that whoever signs in must have.
 
     Raises:
         UserError: no credentials, a refused sign-in, a missing role, something that is not there,
@@ -120,11 +125,11 @@ def explained(where: Place) -> Iterator[None]:
     except ClientAuthenticationError as error:
         raise UserError(_explain_sign_in(error)) from error
     except HttpResponseError as error:
-        raise UserError(_explain(error, where)) from error
+        raise UserError(_explain(error, where, needed)) from error
     except (ServiceRequestError, ServiceResponseError) as error:
         raise UserError(f"Azure did not answer: {_first_line(error)} Try again.") from error
     except AzureError as error:
-        raise UserError(_explain(error, where)) from error
+        raise UserError(_explain(error, where, needed)) from error
 
 
 def _explain_sign_in(error: Exception) -> str:
@@ -136,14 +141,11 @@ def _explain_sign_in(error: Exception) -> str:
     return f"sign-in to Azure was refused: {reason[1].rstrip('.')}. Check {what}."
 
 
-def _explain(error: Exception, where: Place) -> str:
+def _explain(error: Exception, where: Place, needed: str) -> str:
     status = getattr(error, "status_code", None)
     text = _first_line(error)
     if status == 403:
-        return (
-            f"{where.workspace}: access refused: {text} The identity needs the role "
-            "'AzureML Data Scientist' on the workspace; `make azure-setup` assigns it."
-        )
+        return f"{where.workspace}: access refused: {text} The identity needs the role {needed}."
     if status == 404:
         return f"{where.workspace}: not found: {text} Check {', '.join(VARIABLES.values())}."
     if taken(error):
