@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HOUSE))
 os.environ["PYTHONPATH"] = str(HOUSE)
 
+import test_cloud  # noqa: E402
 import test_deploy  # noqa: E402  (the library must be on the path first)
 import test_register  # noqa: E402
 import test_webapp  # noqa: E402
@@ -42,6 +43,7 @@ NAMED = re.compile(
     r"(?i)/(subscriptions|resourceGroups|vaults|registries|storageAccounts|datastores|data|models|"
     r"environments|codes|versions|onlineEndpoints|deployments|roleAssignments|locations|"
     r"sites|serverfarms|userAssignedIdentities|runs|secrets|v2|manifests|"
+    r"BulkRuns(?=/(?!submit))|runs|jobs|components|computes|"
     r"\w*Operations\w*|\w*OperationResults)/[^/]+"
 )
 OTHER = re.compile(r"^[^.]+(?=\.(azurecr\.io|vault\.azure\.net|azurewebsites\.net)$)")
@@ -94,6 +96,7 @@ def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]
     yield "check-endpoint: two deployments", calls_of(case, "check_endpoint")
     yield "rollback", calls_of(case, "rollback")
     yield from web_app(place / "web", azure)
+    yield from runs(place / "runs", azure)
 
 
 def web_app(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
@@ -103,6 +106,18 @@ def web_app(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]
     for title in ("deploy: for the first time", "deploy: nothing changed", "check-endpoint"):
         task = title.partition(":")[0].replace("-", "_")
         yield f"KIND=webapp, {title}", calls_of(case, task)
+
+
+def runs(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
+    """An experiment of one variant and one evaluator in the cloud, then spread over machines."""
+    place.mkdir()
+    use = UseCase(place)
+    test_cloud.as_dag(use)
+    for target in ("azure", "azure-pipeline"):
+        azure.forget()
+        outcome = use.run("experiment", **test_register.variables(azure, TARGET=target))
+        assert outcome.code == 0, outcome.text
+        yield f"experiment: TARGET={target}", azure.log
 
 
 def example(place: Path) -> UseCase:

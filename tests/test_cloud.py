@@ -112,6 +112,13 @@ def go(use: UseCase, azure: LoopbackAzure, forks: Forks) -> Run:
     return go
 
 
+def as_dag(use: UseCase) -> None:
+    """Let the words go through a DAG."""
+    use.write("flows/standard/flow.dag.yaml", json.dumps(UPPER_DAG))
+    use.write("flows/standard/upper.py", UPPER_TOOL)
+    (use.folder / "flows/standard/flow.py").unlink()
+
+
 def submitted(azure: LoopbackAzure, use: UseCase) -> list[Json]:
     """The cloud runs of a use case."""
     name = use.blocks["name"]
@@ -349,9 +356,7 @@ def test_a_connection_that_the_workspace_lacks(
 @pytest.fixture
 def dag(use: UseCase) -> UseCase:
     """The words through a DAG, the one kind that a parallel component runs."""
-    use.write("flows/standard/flow.dag.yaml", json.dumps(UPPER_DAG))
-    use.write("flows/standard/upper.py", UPPER_TOOL)
-    (use.folder / "flows/standard/flow.py").unlink()
+    as_dag(use)
     return use
 
 
