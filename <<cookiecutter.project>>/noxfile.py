@@ -10,13 +10,16 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
   LOG=path            the log that `make monitor` scores (default: the one of experiment.<ENV>.yaml;
-                      ENV is postprod there)
+                      ENV is postprod there); in Azure: azureml://datastores/<name>/paths/<path>
+                      or azureml:<data asset>:<version>, as the endpoint's data collector fills it
+  SINCE=2026-11-01    of that only what was collected since a day, or 2026-11-01..2026-11-07
   SAMPLE=200          score so many rows of it, drawn with a fixed seed (default: all)
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
   KIND=managed        where `make deploy` goes: managed, kubernetes, webapp (default: the entry of
                       configs/deployment_config.json that is filled in for ENV)
   PLAN=1              say what deploy or rollback would change, and change nothing
-  WAIT=600            seconds that they wait for a change that is under way already
+  WAIT=600            seconds that they wait for a change that is under way already, and for roles
+                      that were granted just now to act
   FORCE="reason"      register what the gate did not pass; the reason becomes a tag
 """
 

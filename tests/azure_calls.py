@@ -28,6 +28,7 @@ os.environ["PYTHONPATH"] = str(HOUSE)
 
 import test_cloud  # noqa: E402
 import test_deploy  # noqa: E402  (the library must be on the path first)
+import test_monitor_azure  # noqa: E402
 import test_register  # noqa: E402
 import test_webapp  # noqa: E402
 from loopback_azure import LoopbackAzure  # noqa: E402
@@ -95,6 +96,8 @@ def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]
     yield "deploy: a second deployment with 10 % of the traffic", calls_of(case, "deploy")
     yield "check-endpoint: two deployments", calls_of(case, "check_endpoint")
     yield "rollback", calls_of(case, "rollback")
+    (place / "collected").mkdir()
+    yield "monitor: over an hour that was collected", monitored(place / "collected", azure)
     yield from web_app(place / "web", azure)
     yield from runs(place / "runs", azure)
 
@@ -128,6 +131,19 @@ def example(place: Path) -> UseCase:
     outcome = use.run("experiment")
     assert outcome.code == 0, outcome.text
     return use
+
+
+def monitored(place: Path, azure: LoopbackAzure) -> list[Json]:
+    """Score what the data collector of an endpoint has put into the storage."""
+    use = UseCase(place)
+    shutil.rmtree(use.folder)
+    shutil.copytree(test_register.EXAMPLE, use.folder)
+    test_monitor_azure.collect(azure, use, days=1)
+    azure.forget()
+    variables = test_register.variables(azure, LOG=test_monitor_azure.ADDRESS)
+    outcome = use.run("monitor", **variables)
+    assert outcome.code == 0, outcome.text
+    return azure.log
 
 
 def models(root: Path, azure: LoopbackAzure) -> None:

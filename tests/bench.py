@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import bench_azure
+from loopback_azure import LoopbackAzure
 from standin import StandIn
 from tabulate import tabulate
 
@@ -89,6 +91,7 @@ def main() -> None:
         "15 rows at 4": lambda: fifteen(options.runs),
         "nothing changed": lambda: unchanged(options.runs),
         "nothing changed, make experiment": lambda: unchanged_task(options.repo, options.runs),
+        "register, deploy, check-endpoint": lambda: azure(options.runs),
         "100,000 rows, memory": large,
     }
     if not options.all:
@@ -145,6 +148,36 @@ def large() -> Figure:
     """100,000 rows of a model that answers at once."""
     with StandIn() as model:
         return Figure("100,000 rows, memory", "500 MB", [fresh(model, LARGE, 32)])
+
+
+def azure(runs: int) -> Figure:
+    """Our own part of three stages against the emulated Azure; see bench_azure.py."""
+    with bench_azure.example() as folder, StandIn() as model:
+        with bench_azure.copy(folder) as first, LoopbackAzure() as place:
+            names = bench_azure.modules(first, bench_azure.variables(place, model.url))
+        found = [rollout(folder, model.url, names) for _ in range(runs)]
+    return Figure("register, deploy, check-endpoint: own overhead", "3 s", found)
+
+
+def rollout(folder: Path, model: str, names: dict[str, list[str]]) -> Measured:
+    """The stages once, in a workspace that has nothing yet; seconds and CPU without the import."""
+    own = Measured(0, 0, 0, 0)
+    with bench_azure.copy(folder) as copy, LoopbackAzure() as place:
+        environment = bench_azure.variables(place, model)
+        for stage, used in names.items():
+            place.forget()
+            times = copy / "import.json"
+            environment["BENCH_IMPORT"] = str(times)
+            whole = measure(bench_azure.command(stage, used), copy, environment)
+            seconds, cpu = json.loads(times.read_text())
+            rest = whole.seconds - seconds - (busy := place.busy)
+            print(
+                f"{stage}: {whole.seconds:.2f} s, less {seconds:.2f} s of SDK import and "
+                f"{busy:.2f} s in the emulator: {rest:.2f} s; CPU {whole.cpu - cpu:.2f} s"
+            )
+            memory = max(own.memory, whole.memory)
+            own = Measured(own.seconds + rest, own.cpu + whole.cpu - cpu, memory, 0)
+    return own
 
 
 def prompt_flow() -> Figure:

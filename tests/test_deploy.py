@@ -249,7 +249,7 @@ def case(
     place = tmp_path / f"{request.node.name.partition('[')[0][-14:]}{tmp_path.name[-3:]}"
     place.mkdir()
     azure.forget()
-    azure.change(operation_s=0.1, cores=1000)
+    azure.change(operation_s=0.1, cores=1000, propagation_s=0)
     yield Case(place, azure, fork)
 
 
@@ -379,7 +379,7 @@ def test_kubernetes(case: Case) -> None:
     case.section = "kubernetes_endpoint"
     more = {"CPU_ALLOCATION": 1, "MEMORY_ALLOCATION": "2Gi", "DEPLOYMENT_VM_SIZE": ""}
     case.deploy(1, COMPUTE_NAME="aks-nowhere", **more).must(1, "aks-nowhere", "aks-llmops")
-    case.deploy(1, COMPUTE_NAME="aks-llmops").must(0, "1,2Gi", "blue 100%")
+    case.deploy(1, COMPUTE_NAME="aks-llmops", DATA_COLLECTION=50).must(0, "1,2Gi", "blue 100%")
     found = case.azure.get(f"onlineEndpoints/{case.endpoint}/deployments/blue")
     assert found
     requests = found["properties"]["containerResourceRequirements"]["containerResourceRequests"]
@@ -395,6 +395,85 @@ def test_a_user_assigned_identity(case: Case) -> None:
     case.azure.place(identity, {"principalId": str(uuid.uuid4()), "clientId": "c"})
     case.task("deploy").must(0)
     case.deploy(1, USER_MANAGED_ID="").must(1, "USER_MANAGED_ID", "cannot be changed")
+
+
+def identity(case: Case, name: str) -> str:
+    """A user-assigned identity without roles."""
+    provider = "Microsoft.ManagedIdentity/userAssignedIdentities"
+    path = f"{case.azure.settings.group_id}/providers/{provider}/{name}"
+    case.azure.place(path, {"principalId": str(uuid.uuid4()), "clientId": str(uuid.uuid4())})
+    return name
+
+
+def test_a_role_that_does_not_act_yet_is_waited_for(case: Case) -> None:
+    case.azure.change(propagation_s=3)
+    said = case.deploy(1, USER_MANAGED_ID=identity(case, "id-fresh"))
+    said.must(0, "granted: role 'AcrPull'", "a role does not act yet; again in 2 s", "blue 100%")
+    changes = case.changes()
+    tries = changes.count("PUT blue")
+    assert tries == said.text.count("does not act yet") + 1 == changes.count("DELETE blue") + 1 > 1
+
+
+def test_a_role_is_waited_for_no_longer_than_wait(case: Case) -> None:
+    case.azure.change(propagation_s=3600)
+    case.set(USER_MANAGED_ID=identity(case, "id-slow"))
+    said = case.task("deploy", WAIT="3").must(1, "needs 'AcrPull'", "15 minutes", "WAIT=3")
+    assert said.text.count("does not act yet") == 1 and case.traffic == {}
+    said = case.task("deploy").must(1, "needs 'AcrPull'")  # nothing was granted now: no wait
+    assert "yet" not in said.text
+    case.azure.change(propagation_s=0)
+    case.task("deploy").must(0, "delete, then create", "blue 100%")
+
+
+def test_an_update_that_waits_for_a_role_deletes_nothing(case: Case) -> None:
+    case.deploy(1, USER_MANAGED_ID=identity(case, "id-lost")).must(0)
+    given = [i for i in case.azure.state if "/roleAssignments/" in i and "crllmops" in i]
+    for assignment in given:
+        case.azure.place(assignment, None)
+    case.azure.change(propagation_s=2)
+    case.azure.forget()
+    case.deploy(1, DEPLOYMENT_INSTANCE_COUNT=2).must(0, "grant 1", "does not act yet")
+    assert "DELETE blue" not in case.changes() and case.traffic == {"blue": 100}
+
+
+def test_data_that_is_collected_is_what_monitor_scores(case: Case) -> None:
+    case.deploy(1, DATA_COLLECTION="true").must(0)
+    found = case.azure.get(f"onlineEndpoints/{case.endpoint}/deployments/blue")
+    assert found
+    collections = found["properties"]["dataCollector"]["collections"]
+    assert {(c["dataCollectionMode"], c["samplingRate"]) for c in collections.values()} == {
+        ("enabled", 1.0)
+    }
+    assert sorted(collections) == ["request", "response"]
+    asset = case.azure.get(f"data/{case.endpoint}-blue-request/versions/1")
+    path = f"workspaceblobstore/paths/modelDataCollector/{case.endpoint}/blue"
+    assert asset and asset["properties"]["dataUri"].endswith(f"{path}/request")
+    case.task("deploy").must(0, "Nothing to do")
+    case.deploy(1, DATA_COLLECTION=25).must(1, "data collection: 100% to 25%", "untested")
+    case.task("check_endpoint").must(0)
+    case.configure(connections=[])
+    evaluator = case.blocks["evaluators"][0] | {"name": "live"}
+    mappings = {"answer": "${data.answer}", "truth": "one hello"}
+    log = {"name": "log", "source": "data/none.jsonl", "mappings": mappings}
+    overlay = {"datasets": [], "evaluators": [evaluator | {"datasets": [log]}]}
+    case.write("experiment.postprod.yaml", json.dumps(overlay))
+    said = case.task("monitor", LOG=f"azureml://datastores/{path}")
+    said.must(0, "requests from", "monitor: reports/monitor.md")
+    (scored,) = json.loads((case.folder / "reports" / "monitor.json").read_text())["logs"]
+    asked = [e for e in case.azure.log if e["path"].endswith("/score")]
+    assert scored["rows"] == len(asked) > 5
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("", 0), ("false", 0), (True, 100), ("true", 100), ("20", 20), (100, 100)]
+)
+def test_how_much_is_collected(case: Case, given: Any, kept: int) -> None:
+    case.set(DATA_COLLECTION=given)
+    _, entry = deployment.choose("dev", None, case.folder)
+    assert isinstance(entry, deployment.Endpoint) and kept == entry.DATA_COLLECTION
+    case.set(DATA_COLLECTION="101")
+    with pytest.raises(UserError, match="DATA_COLLECTION"):
+        deployment.choose("dev", None, case.folder)
 
 
 def test_a_connection_of_the_workspace(case: Case) -> None:

@@ -83,7 +83,7 @@ def azure() -> Iterator[LoopbackAzure]:
 def clean(azure: LoopbackAzure) -> Iterator[None]:
     yield
     azure.forget()
-    azure.change(operation_s=0.1, cores=100, roles_first=False)
+    azure.change(operation_s=0.1, cores=100)
 
 
 @pytest.fixture(scope="module")
@@ -572,7 +572,6 @@ def test_a_user_assigned_identity(azure: LoopbackAzure, ml: Run, assets: Path) -
 def test_a_user_assigned_identity_needs_its_roles_first(
     azure: LoopbackAzure, ml: Run, assets: Path
 ) -> None:
-    azure.change(roles_first=True)
     group, principal = azure.settings.group_id, str(uuid.uuid4())
     identity = f"{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id-roles"
     azure.place(identity, {"principalId": principal, "clientId": str(uuid.uuid4())})

@@ -2,6 +2,7 @@
 
 It is prompt flow's own server. Connections stand in the deployment's variables; where those lack
 some, they are the workspace's, and variables such as AOAI_API_BASE come before what is in them.
+Nothing here keeps requests: Azure ML does, in front of the container (DATA_COLLECTION).
 """
 
 from __future__ import annotations

@@ -34,7 +34,14 @@ def _words(value: Any) -> Any:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in value.items()}
 
 
+def _rate(value: Any) -> Any:
+    """Percent; upstream's other switches are texts, so "true" is one too."""
+    words = {"": 0, "false": 0, "true": 100}
+    return words.get(str(value).lower(), value) if isinstance(value, str | bool) else value
+
+
 Percent = Annotated[Annotated[int, Field(ge=0, le=100)] | None, BeforeValidator(_unset)]
+Rate = Annotated[Annotated[int, Field(ge=0, le=100)], BeforeValidator(_rate)]
 Half = Annotated[Annotated[int, Field(ge=0, le=50)] | None, BeforeValidator(_unset)]
 Count = Annotated[Annotated[int, Field(ge=1)], BeforeValidator(lambda v: 1 if v == "" else v)]
 Text = Annotated[str, BeforeValidator(_text)]
@@ -73,6 +80,9 @@ class Endpoint(Target):
     DEPLOYMENT_INSTANCE_COUNT: Count = 1
     CPU_ALLOCATION: Text = ""
     MEMORY_ALLOCATION: Text = ""
+    DATA_COLLECTION: Rate = Field(
+        0, description="true, or percent of requests that Azure ML keeps with their answers"
+    )
     ENVIRONMENT_VARIABLES: Variables = Field(default_factory=dict)
 
     @property

@@ -31,12 +31,13 @@ MONITOR = Path("reports/monitor.json")
 PAGE = MONITOR.with_suffix(".md")
 SAMPLED = STORE / "sampled"
 SEED = 20260420
+AZURE = "azureml:"
 COLUMNS = ("what", "registered", "log", "distance", "drift")
 NOTHING_SHARED = "the log shares no {what} with what was registered ({known})."
 
 
 class Log(Model):
-    """A log that was scored: `rows` of the `of` rows of the file `path`."""
+    """A log that was scored: `rows` of the `of` rows at `path`, a file or an address in Azure."""
 
     dataset: str
     path: str
@@ -81,7 +82,8 @@ def run(settings: Settings) -> int:
         0, or 2 where rows failed or the gate failed. Drift alone fails nothing.
 
     Raises:
-        UserError: as `make experiment` does; ENV runs the flow and scores no log; LOG is no file.
+        UserError: as `make experiment` does; ENV runs the flow and scores no log; LOG is no file,
+            or Azure has no collected data there.
     """
     loaded = _load(settings)
     known = registration.load() if REGISTRATION.exists() else None
@@ -129,7 +131,8 @@ def _load(settings: Settings) -> _Loaded:
     names = {str(d.source): d.name for e in experiment.evaluators for d in e.datasets}
     if settings.log:
         _check_log(settings, names)
-    whole = {source: Path(settings.log or source) for source in names}
+    named = {source: settings.log or source for source in names}
+    whole = {source: _local(path, settings) for source, path in named.items()}
     scored = whole
     if settings.sample is not None:
         count = settings.sample
@@ -139,7 +142,7 @@ def _load(settings: Settings) -> _Loaded:
     logs = tuple(
         Log(
             dataset=name,
-            path=str(whole[source]),
+            path=named[source],
             rows=len(checked.tables[str(scored[source])]),
             of=len(Table(whole[source])),
         )
@@ -154,13 +157,25 @@ def _check_log(settings: Settings, named: Collection[str]) -> None:
             f"LOG: experiment.{settings.env}.yaml names {len(named)} logs "
             f"({', '.join(sorted(named))}), and LOG can replace only one. Write the paths there."
         )
-    if ":" in settings.log and not Path(settings.log).exists():
+    if "://" in settings.log and not settings.log.startswith(AZURE):
         raise UserError(
-            f"LOG: '{settings.log}' is not a file of this machine, and the task downloads none. "
-            "Download it (Azure ML studio, or `az storage blob download`) and give its path."
+            f"LOG: '{settings.log}' is neither a file of this machine nor an address that the task "
+            "can read. Name the data store (azureml://datastores/<name>/paths/<path>), or download "
+            "it and give its path."
         )
-    if not Path(settings.log).is_file():
+    if not settings.log.startswith(AZURE) and not Path(settings.log).is_file():
         raise UserError(f"LOG: '{settings.log}': no such file. Give the path of a .jsonl file.")
+
+
+def _local(log: str, settings: Settings) -> Path:
+    """The file of a log; one that lies in Azure is fetched."""
+    if log.startswith(AZURE):
+        from llmops.azure import collected
+
+        return collected.fetch(log, settings.since)
+    if settings.since:
+        raise UserError(f"SINCE: '{log}' is a file; SINCE chooses among what Azure ML collected.")
+    return Path(log)
 
 
 def _over(experiment: Experiment, files: dict[str, Path]) -> Experiment:

@@ -30,8 +30,9 @@ HARMLESS = {"instances", "description"}
 class Deployment:
     """A deployment as it is or shall be: `model` and `environment` as `name:version`.
 
-    `size` is the VM size, on Kubernetes the instance type. No representation shows `variables`, as
-    some of them are secrets; `secret` names those.
+    `size` is the VM size, on Kubernetes the instance type; `collects` is the percentage of requests
+    that are kept with their answers. No representation shows `variables`, as some of them are
+    secrets; `secret` names those.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Deployment:
     secret: frozenset[str] = frozenset()
     state: str = READY
     names: str = ""
+    collects: int = 0
 
     @property
     def digest(self) -> str:
@@ -290,6 +292,8 @@ def _changes(now: Deployment, wanted: Deployment) -> Iterator[tuple[str, str]]:
         before, after = getattr(now, key), getattr(wanted, key)
         if str(before).lower() != str(after).lower() and (after or key == "description"):
             yield key, f"{key}: {before or 'none'} to {after or 'none'}"
+    if now.collects != wanted.collects:
+        yield "collects", f"data collection: {now.collects}% to {wanted.collects}%"
     other = [k for k, text in wanted.variables.items() if now.variables.get(k) != text]
     if other or now.names != wanted.digest:
         yield "variables", f"variables: {', '.join(sorted(other)) or 'some are gone'}"

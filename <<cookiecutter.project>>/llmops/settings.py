@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,23 @@ from llmops.errors import UserError
 
 Target = Literal["local", "azure", "azure-pipeline"]
 TARGETS = get_args(Target)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Days from `first` to `last`, both among them; no `last`: until now."""
+
+    first: datetime.date
+    last: datetime.date | None = None
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.last or 'now'}"
+
+    def touches(self, folder: str) -> bool:
+        """Whether a folder yyyy, yyyy/MM, yyyy/MM/dd and so on has a time of these days."""
+        size = len(folder[:10])
+        first, last = f"{self.first:%Y/%m/%d}", f"{self.last or datetime.date.max:%Y/%m/%d}"
+        return first[:size] <= folder[:size] <= last[:size]
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,7 @@ class Settings:
     force: str = ""
     log: str = ""
     sample: int | None = None
+    since: Period | None = None
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -56,6 +75,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         force=given.get("FORCE", ""),
         log=given.get("LOG", ""),
         sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
+        since=_period(given["SINCE"]) if "SINCE" in given else None,
     )
 
 
@@ -71,6 +91,22 @@ def _rows(text: str) -> int:
     if number < 1:
         raise UserError(f"SAMPLE: '{text}' (expected a number of rows, 1 or more).")
     return number
+
+
+def _period(text: str) -> Period:
+    first, _, last = text.partition("..")
+    try:
+        found = Period(
+            datetime.date.fromisoformat(first),
+            datetime.date.fromisoformat(last) if last else None,
+        )
+    except ValueError:
+        found = None
+    if found is None or (found.last and found.last < found.first):
+        raise UserError(
+            f"SINCE: '{text}' (expected a day, as 2026-11-01, or 2026-11-01..2026-11-07)."
+        )
+    return found
 
 
 def _seconds(text: str) -> float:

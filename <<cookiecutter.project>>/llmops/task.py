@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +32,8 @@ def main(stage: Callable[[Settings], int], default_env: str = DEFAULT_ENV) -> No
     except Stopped as error:
         print(error, file=sys.stderr)
         code = error.code
+    # Python collects garbage once more at its end: a second and more for an SDK's modules.
+    gc.freeze()
     sys.exit(code)
 
 

@@ -88,6 +88,12 @@ class LoopbackAzure:
         return found
 
     @property
+    def busy(self) -> float:
+        """Seconds in which a request was answered or a long operation was under way."""
+        found: float = self._ask("busy")
+        return found
+
+    @property
     def refused(self) -> list[str]:
         """The hosts beyond the list of allowed ones that a child wanted to reach."""
         found: list[str] = self._ask("refused")

@@ -7,6 +7,7 @@ Azure's article on common deployment errors.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Operations:
     """Long operations under way and ended.
 
     `failures` are those that a test wants to fail; `unrecoverable` holds the ids of resources that
-    failed when they were made, and were not deleted since.
+    failed when they were made, and were not deleted since; `spans` are the times of all.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -52,6 +53,7 @@ class Operations:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: list[FailedOperation] = []
         self.unrecoverable: set[str] = set()
+        self.spans: list[tuple[float, float]] = []
 
     def __getitem__(self, name: str) -> Operation:
         if name not in self._known:
@@ -68,6 +70,7 @@ class Operations:
         return operation
 
     async def _run(self, operation: Operation, resource: Json, work: Work) -> None:
+        began = time.monotonic()
         await asyncio.sleep(self._settings.operation_s)
         try:
             self._fail_if_told(resource["id"].split("/")[-2])
@@ -80,6 +83,7 @@ class Operations:
         status = "Failed" if operation.error else "Succeeded"
         resource["properties"]["provisioningState"] = status
         operation.status = status
+        self.spans.append((began, time.monotonic()))
 
     def _fail_if_told(self, kind: str) -> None:
         for failure in self.failures:

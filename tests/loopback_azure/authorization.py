@@ -5,6 +5,7 @@ Rules and their sources:
 - `atScope()` lists at and above the scope, `principalId eq` at, above and below it: REST reference,
   Role Assignments - List For Scope; `assignedTo()`: article "List Azure role assignments using the
   REST API"
+- a role may take minutes to act: article "Troubleshoot Azure RBAC"
 - a new principal is not found, unless `principalType` is given; a name is unique and what it
   stands for does not change; assignments go with their scope, not with their principal: article
   "Troubleshoot Azure RBAC", wording too
@@ -17,6 +18,7 @@ Rules and their sources:
 
 from __future__ import annotations
 
+import datetime
 import re
 import uuid
 from collections.abc import Callable
@@ -157,8 +159,14 @@ def give(state: State, scope: str, principal: str, role: str) -> None:
 
 
 def has(state: State, scope: str, principal: str, role: str) -> bool:
-    """Whether a principal has just this role, at the scope or above it."""
-    given = (a["properties"] for _, a in state.resources.of_type("roleAssignments"))
+    """Whether a principal has just this role, at the scope or above it, and it acts already."""
+    now = datetime.datetime.now(datetime.UTC)
+    acting = now - datetime.timedelta(seconds=state.settings.propagation_s)
+    given = (
+        a["properties"]
+        for _, a in state.resources.of_type("roleAssignments")
+        if datetime.datetime.fromisoformat(a["systemData"]["createdAt"]) <= acting
+    )
     wanted = (principal.lower(), ROLES[role])
     return any(
         (p["principalId"].lower(), p["roleDefinitionId"].rpartition("/")[2]) == wanted

@@ -32,15 +32,16 @@ def routes(recorder: Recorder, proxy: Proxy) -> list[Route]:
         recorder.faults.clear()
         state_of(request).operations.failures.clear()
         recorder.log.clear()
+        recorder.spans.clear()
+        state_of(request).operations.spans.clear()
         return Response(status_code=204)
 
     return [
         Route("/log", show(lambda _: recorder.log)),
         Route("/refused", show(lambda _: proxy.refused)),
+        Route("/busy", show(lambda state: busy(recorder.spans + state.operations.spans))),
         Route("/state", show(lambda state: state.resources.as_json())),
-        Route(
-            "/flow-runs", show(lambda state: [run.as_json() for run in state.flow_runs.values()])
-        ),
+        Route("/flow-runs", show(_flow_runs)),
         Route("/faults", add_fault, methods=["POST"]),
         Route("/operations", fail_operation, methods=["POST"]),
         Route("/settings", change, methods=["POST"]),
@@ -51,6 +52,15 @@ def routes(recorder: Recorder, proxy: Proxy) -> list[Route]:
 
 def _flow_runs(state: State) -> list[Any]:
     return [run.as_json() for run in state.flow_runs.values()]
+
+
+def busy(spans: list[tuple[float, float]]) -> float:
+    """Seconds that the spans cover together."""
+    total, end = 0.0, 0.0
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 async def fail_operation(request: Request) -> Response:

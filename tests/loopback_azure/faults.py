@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,19 +64,28 @@ class Recorder:
     """Writes each request into `log`, in the order of arrival, and lets faults strike.
 
     An entry is {"method", "host", "path", "comp", "api_version", "status"}; a dropped connection
-    has status 0. Queries are left out: they hold signatures.
+    has status 0. Queries are left out: they hold signatures. `spans` are the times in which the
+    services worked at a request.
     """
 
     def __init__(self, app: ASGIApp, drop: Callable[[int], None]) -> None:
         self._app, self._drop = app, drop
         self.log: list[dict[str, Any]] = []
         self.faults: list[Fault] = []
+        self.spans: list[tuple[float, float]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         host = Headers(scope=scope).get("host", "").split(":")[0]
         if host == CONTROL:
             return await self._app(scope, receive, send)
+        began = time.monotonic()
+        try:
+            return await self._answer(host, scope, receive, send)
+        finally:
+            self.spans.append((began, time.monotonic()))
+
+    async def _answer(self, host: str, scope: Scope, receive: Receive, send: Send) -> None:
         entry = _describe(scope, host)
         self.log.append(entry)
 

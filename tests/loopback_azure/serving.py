@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from . import collector
 from .errors import AzureError, Json, invalid
 from .login import claims
 from .machine_learning import ACCOUNT
@@ -193,6 +194,9 @@ async def score(request: Request) -> Response:
         _mirror(state, endpoint, inputs)
     status, body = await container.answer(inputs)
     _note(state, f"{endpoint['id']}/deployments/{chosen}", f"POST /score {status}")
+    deployment = state.resources[f"{endpoint['id']}/deployments/{chosen}"]
+    root = stored_at(state, collector.ROOT)
+    collector.collect(state, root, deployment, inputs, body)
     headers = {"azureml-model-deployment": str(chosen)}
     if status == 200:
         return JSONResponse(body, headers=headers)

@@ -34,7 +34,7 @@ class Settings:
     `replication_s` is how long a new principal is not found, `denied` what the caller may not do:
     patterns of actions such as `*/roleAssignments/write`.
     `roles_first` lets a managed deployment fail where the endpoint's user-assigned identity lacks
-    the roles to start it.
+    the roles to start it; `propagation_s` is how long an assigned role does not act yet.
     `run_s` is how many seconds a flow run or a job is NotStarted, Preparing, and at least Running.
     `run_fails` is the message with which runs fail instead of starting; `run_hangs` lets them stay
     in Running. `connections` are the workspace's, each with its type, address and key in clear.
@@ -56,7 +56,8 @@ class Settings:
     endpoints: int = 100
     replication_s: float = 2.0
     denied: list[str] = field(default_factory=list)
-    roles_first: bool = False
+    roles_first: bool = True
+    propagation_s: float = 0.0
     run_s: list[float] = field(default_factory=lambda: [0.05, 0.05, 0.05])
     run_fails: str = ""
     run_hangs: bool = False

@@ -6,6 +6,7 @@ the test again. Whatever fails after the traffic was touched puts it back to wha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,9 @@ def deploy(settings: Settings) -> int:
         found = online.settled(case.entry.ENDPOINT_NAME, settings.wait_s)
         exists = online.has_environment(wanted.deployment.environment)
         plan = rollout.roll_out(wanted, found, exists, _missing_roles(case, wanted, found))
-        return follow(Rollout(online, case, plan, found, wanted, context), settings.plan)
+        return follow(
+            Rollout(online, case, plan, found, wanted, context, settings.wait_s), settings.plan
+        )
 
 
 def rollback(settings: Settings) -> int:
@@ -100,6 +103,8 @@ class Rollout:
     found: Found | None
     wanted: Wanted | None = None
     context: dict[str, Path] = field(default_factory=dict)
+    wait_s: float = 0
+    granted: bool = False
 
     def run(self) -> None:
         """Do every step that changes something; raises RejectedError where the test fails."""
@@ -149,7 +154,8 @@ class Rollout:
         assert self.wanted
         principal = _principal(self.case, self.wanted, self.now)
         assert principal
-        roles.grant(self.case.where, principal, _needs(self.wanted))
+        given = roles.grant(self.case.where, principal, _needs(self.wanted))
+        self.granted = any(one.made for one in given)
 
     def _environment(self, step: Step) -> None:
         self.online.create_environment(step.name, self.context)
@@ -159,7 +165,28 @@ class Rollout:
         self._check_untouched()
         if step.action == "replace":
             self.online.delete_deployment(self.name, step.name)
-        self.online.put_deployment(self.wanted)
+        self._put_patiently(step)
+
+    def _put_patiently(self, step: Step) -> None:
+        """Put it; again, as long as WAIT, where a role that was just granted does not act yet."""
+        assert self.wanted
+        began = time.monotonic()
+        for pause in roles.pauses():
+            try:
+                self.online.put_deployment(self.wanted)
+                return
+            except UserError as error:
+                if not self.granted or not roles.REFUSAL.search(str(error)):
+                    raise
+                passed = time.monotonic() - began
+                if passed + pause > self.wait_s:
+                    raise UserError(f"{error}\n{roles.NOT_YET} (WAIT={self.wait_s:g})") from error
+            print(
+                f"  ... {passed:.0f} s: a role does not act yet; again in {pause:g} s", flush=True
+            )
+            time.sleep(pause)
+            if step.action != "update":  # what failed when it was made cannot be mended
+                self.online.delete_deployment(self.name, step.name)
 
     def _check_untouched(self) -> None:
         """Nobody else has changed deployments or traffic since the plan was made."""

@@ -21,7 +21,7 @@ from llmops.rollout import Deployment, Found, Wanted
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.ai.ml.entities import OnlineDeployment, OnlineEndpoint
+    from azure.ai.ml.entities import DataCollector, OnlineDeployment, OnlineEndpoint
     from azure.core.polling import LROPoller
 
 BUSY = ("Creating", "Updating", "Deleting")
@@ -309,7 +309,25 @@ def _deployment(found: Any) -> Deployment:
         found.environment_variables or {},
         state=str(found.provisioning_state),
         names=str((found.tags or {}).get(NAMES_TAG, "")),
+        collects=_collects(found.data_collector),
     )
+
+
+def _collects(collector: DataCollector | None) -> int:
+    """The percentage of requests that are kept."""
+    if collector is None or not collector.collections:
+        return 0
+    # `enabled` does not count: the client writes it in one letter case and reads it in another.
+    rate = collector.sampling_rate
+    return 100 if rate is None else round(100 * rate)
+
+
+def _collector(percent: int) -> DataCollector:
+    """Keep what goes over the wire, for which the container needs no code of its own."""
+    from azure.ai.ml.entities import DataCollector, DeploymentCollection
+
+    collections = {name: DeploymentCollection(enabled="true") for name in ("request", "response")}
+    return DataCollector(collections, sampling_rate=percent / 100)
 
 
 def _endpoint(wanted: Wanted) -> OnlineEndpoint:
@@ -343,6 +361,8 @@ def _to_deployment(wanted: Wanted) -> OnlineDeployment:
         "instance_count": one.instances,
         "tags": {NAMES_TAG: one.digest},
     }
+    if one.collects:
+        common["data_collector"] = _collector(one.collects)
     if wanted.kind != "kubernetes":
         return entities.ManagedOnlineDeployment(**common)
     if one.cpu or one.memory:

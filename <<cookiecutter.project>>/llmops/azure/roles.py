@@ -7,9 +7,10 @@ workspace, its vault, its container registry and its storage account.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,18 @@ WORKSPACES, AUTHORIZATION = "2024-10-01", "2022-04-01"
 IDENTITIES, VAULTS = "2024-11-30", "2026-02-01"  # earlier versions for vaults end in February 2027
 # How long to wait for a principal to be known everywhere, try by try; two minutes together.
 PAUSES_S: Sequence[float] = (1, 2, 4, 8, 15, 30, 60)
+LONGEST_PAUSE_S = 60.0
 SECRETS = ("get", "list")
+# How Azure ML, the registry, the storage and the vault say that a role is missing or not there yet.
+REFUSAL = re.compile(
+    r"authorization ?(error|failed|permission)|have authorization|not authorized|"
+    r"unauthorized: authentication",
+    re.IGNORECASE,
+)
+NOT_YET = (
+    "The roles were granted just now, which can take 15 minutes to act. Run `make deploy` again "
+    "then, or let it wait for longer"
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,14 @@ def missing(
     with explained(where), manager() as call:
         accesses = _accesses(call, where, principal_id, needs)
         return tuple(f"{a.what} on {_short(a.scope)}" for a in accesses if not a.found(call))
+
+
+def pauses() -> Iterator[float]:
+    """Seconds from one try to the next until a role acts: 2, 4, 8, … and then a minute each."""
+    pause = 2.0
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def principal_of(where: Place, identity: str) -> str:

@@ -101,6 +101,7 @@ def wanted(case: Case, registered: Registration, digest: str) -> Wanted:
         entry.DEPLOYMENT_DESC,
         variables,
         secret,
+        collects=entry.DATA_COLLECTION,
     )
     return Wanted(case.kind, entry, one, identity(entry.USER_MANAGED_ID, case.where))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import re
@@ -64,8 +65,9 @@ def place(environment: Mapping[str, str]) -> Place:
     return Place(**found)
 
 
+@functools.cache
 def credential() -> TokenCredential:
-    """Who signs in: an identity or service principal of the environment, else `az login`."""
+    """Who signs in, once a process: an identity of the environment, else `az login`."""
     from azure.identity import DefaultAzureCredential
 
     logging.getLogger("azure").setLevel(logging.ERROR)
