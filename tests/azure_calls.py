@@ -41,7 +41,7 @@ WORKSPACE = re.compile(
 )
 # What comes after these words of a path is a name.
 NAMED = re.compile(
-    r"(?i)/(subscriptions|resourceGroups|vaults|registries|storageAccounts|datastores|data|models|"
+    r"(?i)/(subscriptions|resourceGroups|vaults|registries|storageAccounts|datastores|data(?!/v1)|models|"
     r"environments|codes|versions|onlineEndpoints|deployments|roleAssignments|locations|"
     r"sites|serverfarms|userAssignedIdentities|runs|secrets|v2|manifests|"
     r"BulkRuns(?=/(?!submit))|runs|jobs|components|computes|"
@@ -193,8 +193,12 @@ def plain(entry: Json) -> Call:
     host, path = entry["host"], entry["path"]
     if host.endswith(".blob.core.windows.net"):
         host, path = "{account}.blob.core.windows.net", BLOB.sub(r"/{container}/\1/{path}", path)
+        path = re.sub(r"^/[^/{]+$", "/{container}", path)
     elif host.endswith(".inference.ml.azure.com"):
         host = "{endpoint}.{region}.inference.ml.azure.com"
+    elif host.endswith(".api.azureml.ms"):
+        host = "{region}.api.azureml.ms"
+        path = NAMED.sub(r"/\1/{name}", WORKSPACE.sub("{workspace}", path))
     elif host == "login.microsoftonline.com":
         path = re.sub(r"^/[^/]+", "/{tenant}", path)
     else:
