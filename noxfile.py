@@ -63,6 +63,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def intervals(session: nox.Session) -> None:
+    """Simulate 7,000 experiments: do 95 % intervals hold what is true (minutes)?"""
+    _install(session)
+    session.run("python", "-m", "pytest", "tests/coverage_of_intervals.py", *session.posargs)
+
+
+@nox.session(default=False)
 def recordings(session: nox.Session) -> None:
     """Write the examples' recordings again from their hand-written answers."""
     _install(session)

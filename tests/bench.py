@@ -4,7 +4,7 @@ Each is a whole process, from its start to its end, against a stand-in model on 
 a fixed time for an answer. The work is the named-entity example with as many rows as the figure
 says: one model call a row, one evaluation a row, the report.
 
-    python tests/bench.py             all but the last, in less than five minutes
+    python tests/bench.py             all but 100,000 rows, in less than five minutes
     python tests/bench.py --all       with 100,000 rows
     python tests/bench.py --repo DIR  a generated repo with its .venv, for `make experiment`
 """
@@ -92,6 +92,8 @@ def main() -> None:
         "nothing changed": lambda: unchanged(options.runs),
         "nothing changed, make experiment": lambda: unchanged_task(options.repo, options.runs),
         "register, deploy, check-endpoint": lambda: azure(options.runs),
+        "intervals": lambda: intervals(options.runs),
+        "gate on a stored run": lambda: gate(options.runs),
         "100,000 rows, memory": large,
     }
     if not options.all:
@@ -142,6 +144,24 @@ def unchanged_task(repo: Path, runs: int) -> Figure | None:
     measure(command, repo, environment)
     again = [measure(command, repo, environment) for _ in range(runs)]
     return Figure("nothing changed, make experiment", "2 s", again)
+
+
+def intervals(runs: int) -> Figure:
+    """Intervals and comparison of 4 variants with 1,000 rows and 5 metrics; all rows are stored."""
+    with judged() as folder:
+        again = []
+        for _ in range(runs):
+            for path in folder.glob("runs/*/draws.json"):
+                path.unlink()
+            again.append(task(folder, "experiment"))
+    return Figure("intervals, 4 × 1,000 rows × 5 metrics", "5 s", again)  # noqa: RUF001
+
+
+def gate(runs: int) -> Figure:
+    """Judge and compare the same again, and write the report."""
+    with judged() as folder:
+        again = [task(folder, "gate") for _ in range(runs)]
+    return Figure("gate on a stored run, 4 × 1,000 rows", "1.5 s", again)  # noqa: RUF001
 
 
 def large() -> Figure:
@@ -282,6 +302,34 @@ def prepared(rows: int, concurrency: int) -> Iterator[Path]:
         }
         (folder / "experiment.yaml").write_text(json.dumps(document), encoding="utf-8")
         yield folder
+
+
+@contextmanager
+def judged() -> Iterator[Path]:
+    """A folder in which 4 variants have answered 1,000 rows and an evaluator gave 5 metrics each.
+
+    Flow and evaluator are plain Python, so nothing but the intervals takes long.
+    """
+    with prepared(1000, 4) as folder:
+        path = folder / "experiment.yaml"
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document |= {"flow": "plain/flow.py:run", "parameters": {"seed": [1, 2, 3, 4]}}
+        document["evaluators"] = [
+            {"name": "evaluation", "flow": "score/flow.py:run", "datasets": [scored()]}
+        ]
+        document["gate"] = {"checks": [{"evaluator": "evaluation", "metric": "f1", "min": 0.5}]}
+        path.write_text(json.dumps(document), encoding="utf-8")
+        for name in ("plain", "score"):
+            (folder / name).mkdir()
+            shutil.copy(HERE / f"flows/bench_{name}.py", folder / name / "flow.py")
+        task(folder, "experiment")
+        yield folder
+
+
+def task(folder: Path, name: str) -> Measured:
+    """A task without a model."""
+    environment = {**os.environ, "PYTHONPATH": str(HOUSE)}
+    return measure([sys.executable, "-m", f"scripts.{name}"], folder, environment)
 
 
 def scored() -> dict[str, Any]:

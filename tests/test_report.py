@@ -23,6 +23,7 @@ from llmops.errors import UserError
 from llmops.runs import Row, Run
 from llmops.summary import (
     Check,
+    Comparison,
     Evaluation,
     Gate,
     Latency,
@@ -336,6 +337,70 @@ def test_metrics_csv_has_the_numbers_in_full() -> None:
     assert (two["value"], two["ci_low"], two["scored"]) == ("", "", "0")
 
 
+# --- comparisons ---------------------------------------------------------------------------------
+
+
+def against(candidate: str = "terse", metric: str = "f1", **more: Any) -> Comparison:
+    facts = {
+        "dataset": "news",
+        "evaluator": "match",
+        "baseline": "default",
+        "baseline_value": 0.5,
+        "candidate_value": 1.0,
+        "difference": 0.5,
+        "ci95": (0.25, 0.75),
+        "wins": 2,
+        "losses": 0,
+        "ties": 0,
+        "flipped": (0, 2),
+        "verdict": "better",
+        "sentence": f"{metric} rose by 0.5 (95 % interval 0.25 to 0.75): better.",
+    }
+    return Comparison(candidate=candidate, metric=metric, **(facts | more))
+
+
+def test_comparisons_are_in_every_form_of_the_report() -> None:
+    cost = against(evaluator="", metric="cost (USD)", verdict="worse", sentence="cost rose: worse.")
+    made = two_variants().summary(comparison=(against(), cost))
+    report.write(made)
+    line = "- ✅ `terse` · `news`: f1 rose by 0.5 (95 % interval 0.25 to 0.75): better."
+    top, details = text_of("summary.md").split("<details>", 1)
+    assert "**Compared with `default`**" in top
+    assert line in top
+    assert "cost rose: worse." not in top
+    assert "- ❌ `terse` · `news`: cost rose: worse." in details
+    assert "of 20 comparisons in which nothing differs, about one" in details
+    assert report.compared(made) == [
+        "terse against default on news: f1 rose by 0.5 (95 % interval 0.25 to 0.75): better."
+    ]
+    assert summary.load(Path("reports/terse/summary.json")).comparison == (against(), cost)
+    assert summary.load(Path("reports/default/summary.json")).comparison == ()
+    assert "Changed: 0, 2" in text_of("terse/index.html")
+
+
+def test_what_was_compared_decides_which_variant_is_best() -> None:
+    made = two_variants().summary(comparison=(against(lower_is_better=True),))
+    assert order(made) == ["default", "terse"]
+
+
+def test_many_comparisons_stay_within_forty_lines() -> None:
+    made = two_variants()
+    for number in range(12):
+        made.run(f"v{number}", [failure(n) for n in range(3)])
+    checks = tuple(check("fail", 0.1, variant=f"v{n}") for n in range(12))
+    many = tuple(against(f"v{n}", verdict="inconclusive") for n in range(12))
+    many = (*many, against("terse", verdict="worse", sentence="f1 fell: worse."))
+    found = made.summary(comparison=many, gate=Gate(verdict="fail", checks=checks))
+    report.write(found)
+    lines = text_of("summary.md").splitlines()
+    assert next(i for i, line in enumerate(lines) if "<details>" in line) <= 40
+    at = next(i for i, line in enumerate(lines) if "Compared with" in line)
+    assert lines[at + 2].endswith("f1 fell: worse."), "the worst comes first"
+    assert "- … 9 more below" in lines
+    assert len(report.compared(found)) == 11
+    assert report.compared(found)[-1] == "… 3 more comparisons, see the report"
+
+
 # --- rows ----------------------------------------------------------------------------------------
 
 
@@ -527,7 +592,9 @@ def test_data_cannot_leave_its_place_in_the_page() -> None:
     made.run(HOSTILE, [row(0, HOSTILE, HOSTILE), failure(1, HOSTILE)], HOSTILE)
     made.score(HOSTILE, 0.5, HOSTILE, metric=HOSTILE, note=HOSTILE)
     checks = (check("fail", 0.5, HOSTILE, variant=HOSTILE, dataset=HOSTILE, message=HOSTILE),)
-    report.write(made.summary(experiment=HOSTILE, gate=Gate(verdict="fail", checks=checks)))
+    pairs = (against(HOSTILE, HOSTILE, dataset=HOSTILE, baseline=HOSTILE, sentence=HOSTILE),)
+    gate = Gate(verdict="fail", checks=checks)
+    report.write(made.summary(experiment=HOSTILE, gate=gate, comparison=pairs))
     for path in Path("reports").rglob("index.html"):
         page = path.read_text()
         assert page.count("<script") == 2
@@ -685,6 +752,33 @@ def test_differences_stand_side_by_side(browser: Any) -> None:
         assert section.get_by_role("article").count() == 0
 
 
+def test_a_comparison_leads_to_the_rows_that_changed(browser: Any) -> None:
+    found = (against(flipped=(2,)), against(evaluator="", metric="failed rows", ci95=None))
+    report.write(two_variants().summary(comparison=found))
+    with Opened(browser) as page:
+        page.wait_for_selector("tr.row")
+        section = page.locator("#compared")
+        assert section.locator("h2").inner_text() == "Compared with default"
+        assert section.get_by_text("f1 rose by 0.5 (95 % interval 0.25 to 0.75)").is_visible()
+        assert section.get_by_text("2 better, 0 worse, 0 the same").first.is_visible()
+        bar = section.locator("svg").first
+        assert bar.get_attribute("aria-label") == "Difference +0.50 [+0.25, +0.75]"
+        ends = [part.bounding_box() for part in bar.locator(".zero, .ci, .dot").all()]
+        zero, line, dot = ((box["x"] + box["width"] / 2) for box in ends)
+        assert zero < line == pytest.approx(dot, abs=1), "all of the interval is right of 0"
+        assert [one.is_visible() for one in section.locator(".says").all()] == [True, False]
+        section.get_by_text("Cost and failed rows").click()
+        assert [one.is_visible() for one in section.locator(".says").all()] == [True, True]
+        section.get_by_role("link").first.click()
+        differences = page.locator("#differences")
+        assert differences.get_by_label("A", exact=True).input_value() == "default"
+        assert differences.get_by_label("B", exact=True).input_value() == "terse"
+        assert differences.get_by_text("1 of 1 rows that changed.").is_visible()
+        assert differences.get_by_role("article").first.get_attribute("aria-label") == "Row 2"
+        differences.get_by_role("button", name="Show all that differ").click()
+        assert differences.get_by_role("article").count() == 3
+
+
 def tab_to(page: Any, selector: str) -> None:
     for _ in range(60):
         page.keyboard.press("Tab")
@@ -722,7 +816,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, path: str) -> None:
     made.run(long, [row(0, "w" * 400, ["x" * 80]), failure(1, "e" * 300)])
     made.score(long, 0.25, metric="a_metric_with_quite_a_long_name", note="no interval: one row")
     checks = tuple(check("fail", 0.25, variant=name) for name in ("terse", long))
-    report.write(made.summary(gate=Gate(verdict="fail", checks=checks)))
+    pairs = (against(), against(long, "a_metric_with_quite_a_long_name", flipped=tuple(range(50))))
+    report.write(made.summary(gate=Gate(verdict="fail", checks=checks), comparison=pairs))
     with Opened(browser, path, viewport={"width": 360, "height": 740}) as page:
         page.wait_for_selector("tr.row")
         page.locator("button.open").first.click()

@@ -38,6 +38,7 @@ MOST_AT_ONCE = 256
 
 Mappings = dict[str, Any]
 Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0, strict=True)]
 
 
 class Strict(BaseModel):
@@ -130,6 +131,12 @@ class Evaluator(Strict):
     name: Name
     flow: str = Field("", description="folder of the flow; default: flows/<name>")
     datasets: tuple[EvaluatorDataset, ...] = Field(min_length=1)
+    lower_is_better: tuple[Name, ...] = Field(
+        (), description="metrics of which less is better; of all others more is"
+    )
+    margin: dict[str, Positive] = Field(
+        {}, description="by metric, in its own unit: a difference that is certainly less is none"
+    )
 
 
 class Check(Measured):

@@ -94,14 +94,19 @@ class Worker:
         except WorkerDied as error:
             return {"error": {"type": "WorkerDied", "message": str(error)}}
 
-    async def aggregate(self, job: Job, rows: Path) -> dict[str, dict[str, Any]]:
+    async def aggregate(
+        self, job: Job, rows: Path, total: int | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Metrics of a finished run: name → value, ci95, scored, note.
+
+        `total` is how many rows the dataset has; default: as many as the last row's number says.
+        What a later comparison needs is written beside the rows, see `llmops.runs.Draws`.
 
         Raises:
             UserError: the flow's aggregation failed.
         """
         await self.load(job)
-        request = {"op": "aggregate", "job": job.name, "rows": str(rows.resolve())}
+        request = {"op": "aggregate", "job": job.name, "rows": str(rows.resolve()), "total": total}
         answer = await self._demand(job, request, "its aggregation failed")
         metrics: dict[str, dict[str, Any]] = answer["metrics"]
         return metrics

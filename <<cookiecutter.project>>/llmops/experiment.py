@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import execution, gate, report, results, summary, validate, work
+from llmops import baseline, execution, gate, report, results, summary, validate, work
 from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
 from llmops.execution import Executor
@@ -130,9 +130,10 @@ def _finish(task: _Task, runs: Sequence[Work]) -> int:
         scores=scores,
         gate=gate.judge(experiment.gate, scores, scored),
     )
+    result = baseline.compared(result, experiment)
     summary.save(result)
     page = report.write(result)
-    print("\n".join([report.table(result), *failed]))
+    print("\n".join([report.table(result), *report.compared(result), *failed]))
     print(f"gate: {result.gate.verdict}")
     print(f"report: {page}")
     return FAILED if failed or result.gate.verdict == "fail" else OK

@@ -67,7 +67,8 @@ class Pipeline:
         work.run.close()
         if work.run.metrics() is None:
             worker, loaded = self._workers[work.flow.folder], self._jobs[id(work)]
-            work.run.save_metrics(await worker.aggregate(loaded, work.run.path))
+            metrics = await worker.aggregate(loaded, work.run.path, len(work.table))
+            work.run.save_metrics(metrics)
 
     async def _start(self, works: Sequence[Work]) -> None:
         """Start a worker for each flow folder with something to do, all at once."""

@@ -20,7 +20,7 @@ def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
     failed, seconds, usage = 0, [], dict[str, list[int]]()
     for row in item.run.rows():
         failed += row.failed
-        if not row.failed and row.latency_s:  # a parallel component does not measure it
+        if not row.failed and row.latency_s is not None:
             seconds.append(row.latency_s)
         for model, counts in row.usage.items():
             total = usage.setdefault(model, [0, 0, 0])
@@ -34,7 +34,7 @@ def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
         failed=failed,
         tokens=Tokens(prompt=prompt, completion=completion, total=prompt + completion),
         latency_s=Latency(p50=_seconds(seconds, 0.5), p95=_seconds(seconds, 0.95)),
-        cost_usd=_cost(usage, prices),
+        cost_usd=cost(usage, prices),
         outputs=str(item.run.path),
     )
 
@@ -43,8 +43,8 @@ def _seconds(values: list[float], share: float) -> float | None:
     return round(percentile(values, share), 4) if values else None
 
 
-def _cost(usage: dict[str, list[int]], prices: dict[str, Price]) -> float | None:
-    """USD; null where a model that was used has no price."""
+def cost(usage: dict[str, list[int]], prices: dict[str, Price]) -> float | None:
+    """USD; null where no model was used or one that was used has no price."""
     if not usage or not set(usage) <= set(prices):
         return None
     return sum(

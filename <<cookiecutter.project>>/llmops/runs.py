@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,15 +27,16 @@ class Row:
     """One finished row of a run.
 
     `row` counts from 0 in the order of the data. `error` is null for a completed row, otherwise
-    {"type", "message"}. `usage` maps a model to [calls, prompt tokens, completion tokens].
-    `aggregation` holds what an evaluation flow's aggregation needs of this row.
+    {"type", "message"}. `latency_s` is null where nobody measured it. `usage` maps a model to
+    [calls, prompt tokens, completion tokens]. `aggregation` holds what an evaluation flow's
+    aggregation needs of this row.
     """
 
     row: int
     inputs: dict[str, Any]
     outputs: dict[str, Any] | None
     error: dict[str, Any] | None = None
-    latency_s: float = 0.0
+    latency_s: float | None = 0.0
     attempts: int = 1
     usage: dict[str, list[int]] = field(default_factory=dict)
     aggregation: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +47,21 @@ class Row:
         return self.error is not None
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What an evaluation keeps for a comparison with another one over the same dataset.
+
+    `rows` is how many rows the dataset has. `draws` maps a metric to its value over each draw of
+    `llmops.metrics.draws`, `alone` to each row's own value, null where it has none; either is empty
+    where it could not be had. `why_alone` says why there are no values of rows.
+    """
+
+    rows: int
+    draws: dict[str, Sequence[float | None]] = field(default_factory=dict)
+    alone: dict[str, Sequence[float | None]] = field(default_factory=dict)
+    why_alone: str = ""
+
+
 class Run:
     """A run's folder: rows are appended as they finish, and put in order at the end."""
 
@@ -53,6 +69,7 @@ class Run:
         self.folder = folder
         self.path = self.folder / "rows.jsonl"
         self._metrics = self.folder / "metrics.json"
+        self._draws = self.folder / "draws.json"
         self._file: IO[str] | None = None
 
     def rows(self) -> Iterator[Row]:
@@ -60,7 +77,12 @@ class Run:
         return read_rows(self.path)
 
     def metrics(self) -> dict[str, Any] | None:
-        """An evaluation's metrics; null where there are none, or rows have changed since."""
+        """An evaluation's metrics; null where there are none, or rows have changed since.
+
+        Metrics without their draws, which an older version left, count as none.
+        """
+        if not self._draws.exists():
+            return None
         try:
             metrics: dict[str, Any] = json.loads(self._metrics.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -68,9 +90,23 @@ class Run:
         return metrics
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Keep the metrics of the rows as they are now."""
+        """Keep the metrics of the rows as they are now; their draws are kept first, if any are."""
+        if not self._draws.exists():
+            self.save_draws(Draws(0))
         with write_atomically(self._metrics) as file:
             json.dump(metrics, file, indent=2)
+
+    def draws(self) -> Draws | None:
+        """What `save_draws` kept; null where there is nothing, or rows have changed since."""
+        try:
+            return Draws(**json.loads(self._draws.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def save_draws(self, draws: Draws) -> None:
+        """Keep the draws of the rows as they are now."""
+        with write_atomically(self._draws) as file:
+            file.write(json.dumps(vars(draws), separators=(",", ":")))
 
     def forget(self) -> None:
         """Remove the run, so that every row runs again (FRESH=1)."""
@@ -88,7 +124,8 @@ class Run:
     def _open(self) -> IO[str]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._metrics.unlink(missing_ok=True)
+            for derived in (self._metrics, self._draws):
+                derived.unlink(missing_ok=True)
             end_last_line(self.path)
             return self.path.open("a", encoding="utf-8", errors=UNENCODABLE)
         except OSError as error:

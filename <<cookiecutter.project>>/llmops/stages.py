@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from llmops import config, experiment, flows, stopping, summary
+from llmops import baseline, config, experiment, flows, stopping, summary
 from llmops import gate as judge
 from llmops import report as reports
 from llmops.answers import FOLDER, Answers, environment
@@ -49,8 +49,9 @@ def gate(settings: Settings) -> int:
         UserError: there is no experiment, or a check names what no evaluator gave.
     """
     last = _last()
-    verdict = judge.judge(config.load(last.env).gate, last.scores, last.evaluations)
-    judged = last.model_copy(update={"gate": verdict})
+    rules = config.load(last.env)
+    verdict = judge.judge(rules.gate, last.scores, last.evaluations)
+    judged = baseline.judged_again(last.model_copy(update={"gate": verdict}), rules)
     summary.save(judged)
     reports.write(judged)
     for check in verdict.checks:

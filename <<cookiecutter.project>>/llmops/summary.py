@@ -98,6 +98,42 @@ class Score(Model):
     note: str = ""
 
 
+Verdict = Literal["better", "worse", "no difference", "inconclusive"]
+
+
+class Comparison(Model):
+    """One metric of a variant beside that of the baseline over the same rows of a dataset.
+
+    `evaluator` is empty for what the runs themselves are compared by: latency, cost and failed
+    rows. `difference` is the candidate's value less the baseline's and `ci95` its interval, both in
+    the metric's own unit. Each interval is 95 % by itself: of 20 comparisons in which nothing
+    differs, about one is called better or worse.
+
+    Of the rows that both scored, `wins` are better, `losses` worse and `ties` the same; all three
+    are null where a row has no value of its own. `flipped` are the numbers of the wins and losses,
+    at most the first 50. `note` says what is missing. How the verdict comes about stands in
+    `llmops.comparison`.
+    """
+
+    dataset: str
+    evaluator: str
+    metric: str
+    baseline: str
+    candidate: str
+    baseline_value: float | None
+    candidate_value: float | None
+    difference: float | None
+    ci95: tuple[float, float] | None = None
+    lower_is_better: bool = False
+    wins: int | None = None
+    losses: int | None = None
+    ties: int | None = None
+    flipped: tuple[int, ...] = ()
+    verdict: Verdict
+    sentence: str
+    note: str = ""
+
+
 class Check(Model):
     """One line of the gate with the numbers that decided it; `check` says it in words."""
 
@@ -132,7 +168,7 @@ class Summary(Model):
     runs: tuple[RunSummary, ...]
     evaluations: tuple[Evaluation, ...] = ()
     scores: tuple[Score, ...] = ()
-    comparison: tuple[dict[str, Any], ...] = ()
+    comparison: tuple[Comparison, ...] = ()
     gate: Gate = Gate()
 
 

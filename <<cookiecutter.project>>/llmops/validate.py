@@ -80,6 +80,7 @@ def check(
         *_evaluator_mappings(found, experiment),
         *_connections(found, experiment),
         *_gate(experiment),
+        *_compared_metrics(found, experiment),
         *_sample_request(found, root),
     ]
     if problems:
@@ -295,6 +296,23 @@ def _gate(experiment: Experiment) -> Iterator[str]:
             yield f"{where}.evaluator: '{check.evaluator}' (expected one of {choices})."
         elif check.dataset is not None and check.dataset not in own:
             yield f"{where}.dataset: '{check.dataset}' (expected one of {', '.join(own)})."
+
+
+def _compared_metrics(found: Checked, experiment: Experiment) -> Iterator[str]:
+    """Metrics to compare that cannot be: known before a run only without an aggregation."""
+    for evaluator in experiment.evaluators:
+        flow = found.evaluators.get(evaluator.name)
+        nodes = flow.definition.get("nodes", []) if flow else []
+        if not flow or not nodes or any(node.get("aggregation") for node in nodes):
+            continue
+        for key in ("lower_is_better", "margin"):
+            for metric in getattr(evaluator, key):
+                if metric not in (flow.outputs or ()):
+                    yield (
+                        f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].{key}: "
+                        f"'{metric}' is no output of {flow.path} "
+                        f"(expected one of {', '.join(flow.outputs or ()) or 'none'})."
+                    )
 
 
 def _sample_request(found: Checked, root: Path) -> Iterator[str]:

@@ -6,7 +6,8 @@ would silently be the first one's. Requests and answers are JSON lines with an `
     {"id", "op": "load", "job": {"name", "kind", "folder", "file", "entry", "definition",
                                  "connections", "models"}}
     {"id", "op": "run", "job": name, "row", "inputs"}      one thread a row
-    {"id", "op": "aggregate", "job": name, "rows": path}   metrics of a finished run
+    {"id", "op": "aggregate", "job": name, "rows": path, "total"}   metrics of a finished run, over
+                                         a dataset of `total` rows; its draws go into its folder
 
 The process ends when stdin closes, and what it has started with it: nothing outlives the parent.
 """
@@ -29,7 +30,7 @@ from typing import Any
 from llmops import calls
 from llmops.metrics import measure
 from llmops.runners import CallableRunner, FlowError, Runner, means
-from llmops.runs import Row, read_rows
+from llmops.runs import Draws, Row, Run, read_rows
 
 LINE_LIMIT = 64 * 1024 * 1024
 TRACEBACKS = 20
@@ -119,8 +120,12 @@ class Worker:
         counted, asked = _Counted(Path(request["rows"])), calls.Calls()
         calls.ROW.set(asked)
         aggregation = self._runners[request["job"]].aggregate(counted) or means(counted)
-        why_not = "no interval: the aggregation asks a model" if asked.usage else ""
-        measured = measure(aggregation, counted.rows, why_not)
+        why_not = "the aggregation asks a model" if asked.usage else ""
+        rows = max(request["total"] or 0, max(counted.numbers, default=-1) + 1)
+        measured = measure(aggregation, counted.numbers, rows, why_not)
+        Run(Path(request["rows"]).parent).save_draws(
+            Draws(rows, measured.draws, measured.alone, measured.why_alone)
+        )
         return {
             "metrics": {
                 name: {
@@ -129,7 +134,7 @@ class Worker:
                     "scored": counted.scored(name),
                     "note": metric.note,
                 }
-                for name, metric in measured.items()
+                for name, metric in measured.metrics.items()
             }
         }
 
@@ -139,22 +144,22 @@ class _Counted:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.rows = 0
+        self.numbers: list[int] = []
         self._values: Counter[str] = Counter()
 
     def __iter__(self) -> Iterator[Row]:
-        self.rows = 0
+        self.numbers.clear()
         self._values.clear()
         for row in read_rows(self._path):
             if not row.failed:
-                self.rows += 1
+                self.numbers.append(row.row)
                 outputs = row.outputs or {}
                 self._values.update({name: value is not None for name, value in outputs.items()})
                 yield row
 
     def scored(self, metric: str) -> int:
         """Rows that carry the metric's value; every row where it is no output of its own."""
-        return self._values.get(metric, self.rows)
+        return self._values.get(metric, len(self.numbers))
 
 
 def _line(answer: dict[str, Any]) -> bytes:

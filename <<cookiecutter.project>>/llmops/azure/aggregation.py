@@ -90,7 +90,7 @@ async def _aggregated(work: Work, connections: dict[str, Connection]) -> dict[st
     worker = Worker(work.flow.folder, answers.environment(connections), LOGS / "aggregation.log")
     try:
         loaded = job(work.name, work.flow, work.definition, connections)
-        return await worker.aggregate(loaded, work.run.path)
+        return await worker.aggregate(loaded, work.run.path, len(work.table))
     except UserError:
         return {}
     finally:

@@ -137,7 +137,7 @@ class ParallelJobs:
                     inputs = apply_mappings(mappings, {"data": record}) if mappings else record
                     line = outputs[at]
                     del line[LINE_NUMBER]
-                    yield Row(number, inputs, line)
+                    yield Row(number, inputs, line, latency_s=None)
 
     def _outputs(self, name: str, folder: Path) -> Table | None:
         """The lines that the component wrote; null where there is none."""

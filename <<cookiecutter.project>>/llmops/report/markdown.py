@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmops.files import write_atomically
+from llmops.report import comparisons
 from llmops.report.ranking import RULE, cells
 from llmops.report.rows import Joined
 from llmops.report.tables import overview
 from llmops.report.words import interval, moment, number, source
-from llmops.summary import Check, Score, Summary
+from llmops.summary import Check, Comparison, Score, Summary
 
-LINES, CHECKS, ROWS, TEXT = 8, 5, 10, 160
+LINES, CHECKS, COMPARED, ROWS, TEXT = 8, 5, 4, 10, 160
+TOP, FEWEST = 40, 2
+"""Lines above the details, and rows with an error that stand there in any case."""
 _ACTIVE = re.compile(r"[\\`*~]|(?<!\w)_|_(?!\w)|#(?=\d)|\](?=\()")
 VERDICTS = {
     "pass": "✅ Gate passed",
@@ -22,11 +25,12 @@ VERDICTS = {
     "inconclusive": "⚠️ Gate inconclusive",
     "off": "Gate off",
 }
+MARKS = {"better": "✅", "worse": "❌", "no difference": "⚪", "inconclusive": "❔"}
 
 
 def write_markdown(summary: Summary, failed: Sequence[Joined], count: int, path: Path) -> None:
     """Write summary.md; `failed` are the first of `count` rows with an error."""
-    lines = [
+    top = [
         f"## {VERDICTS[summary.gate.verdict]}: {text(summary.experiment)}",
         "",
         f"env {code(summary.env)} · target {code(summary.target)} · "
@@ -37,9 +41,10 @@ def write_markdown(summary: Summary, failed: Sequence[Joined], count: int, path:
         *_table(summary, LINES),
         "",
         *_checks(summary),
-        *_failed(failed, count),
-        *_details(summary),
+        *_compared(summary),
     ]
+    room = max(FEWEST, min(ROWS, TOP - len(top) - 3))
+    lines = [*top, *_failed(failed[:room], count), *_details(summary)]
     with write_atomically(path) as file:
         file.write("\n".join(lines).rstrip() + "\n")
 
@@ -74,10 +79,31 @@ def _check(check: Check) -> str:
     return f"- {mark} {text(check.check)} · {where}: {text(check.message)}"
 
 
-def _failed(failed: Sequence[Joined], count: int) -> list[str]:
+def _compared(summary: Summary) -> list[str]:
+    found = comparisons.by_verdict(comparisons.of_metrics(summary))
+    if not found:
+        return []
+    left = len(found) - COMPARED
+    more = [f"- … {left} more below"] if left > 0 else []
+    names = ", ".join(map(code, comparisons.baselines(summary)))
+    lines = (_comparison(summary, one) for one in found[:COMPARED])
+    return [f"**Compared with {names}**", "", *lines, *more, ""]
+
+
+def _comparisons(summary: Summary) -> list[str]:
+    every = (*comparisons.of_metrics(summary), *comparisons.of_runs(summary))
+    told = [_comparison(summary, one) for one in every]
+    return [*told, "", comparisons.CAUTION] if told else []
+
+
+def _comparison(summary: Summary, one: Comparison) -> str:
+    where = f"{code(one.candidate)} · {code(comparisons.place(summary, one))}"
+    return f"- {MARKS[one.verdict]} {where}: {text(one.sentence, 400)}"
+
+
+def _failed(shown: Sequence[Joined], count: int) -> list[str]:
     if not count:
         return []
-    shown = failed[:ROWS]
     first = "" if count == len(shown) else f", the first {len(shown)}"
     rows = [
         f"- {code(row.variant)} · {code(row.dataset)} · row {row.row}: {text(row.error)}"
@@ -90,7 +116,12 @@ def _details(summary: Summary) -> list[str]:
     every = _table(summary, len(cells(summary))) if len(cells(summary)) > LINES else []
     checks = [*map(_check, summary.gate.checks)] if len(summary.gate.checks) > CHECKS else []
     notes = [_metric(score) for cell in cells(summary) for score in cell.scores.values()]
-    blocks = [("All variants", every), ("All gate checks", checks), ("All metrics", notes)]
+    blocks = [
+        ("All variants", every),
+        ("All gate checks", checks),
+        ("All comparisons", _comparisons(summary)),
+        ("All metrics", notes),
+    ]
     return [
         *(
             line

@@ -146,7 +146,7 @@
 
   function panel(row) {
     const group = (title, pairs) => (pairs.length ? el("div", {}, el("h3", {}, title), fields(pairs)) : null);
-    const facts = [["Variant", row.variant], ["Dataset", row.dataset], ["Latency", `${row.latency} s`],
+    const facts = [["Variant", row.variant], ["Dataset", row.dataset], ["Latency", row.latency === null ? "–" : `${row.latency} s`],
       ["Prompt tokens", row.prompt], ["Completion tokens", row.completion]];
     const list = fields(facts);
     list.className = "facts";
@@ -368,12 +368,11 @@
   function differencesView(data, root) {
     const { variants } = data;
     const several = unique(data.rows.map((row) => row.dataset)).length > 1;
-    const state = { a: variants[0], b: variants[1] ?? variants[0], shown: PAIRS };
+    const state = { a: variants[0], b: variants[1] ?? variants[0], only: null, shown: PAIRS };
     const options = variants.map((name) => [name, name]);
-    const pick = (side) => choice(options, state[side], (value) => {
-      Object.assign(state, { [side]: value, shown: PAIRS });
-      show();
-    });
+    const pick = (side) => choice(options, state[side], (value) => set({ [side]: value, only: null }));
+    const [a, b] = [pick("a"), pick("b")];
+    const all = el("button", { type: "button", click: () => set({ only: null }) }, "Show all that differ");
     const count = el("p", { class: "count", "aria-live": "polite" });
     const list = el("div");
     const more = el("button", { type: "button", click: () => {
@@ -383,17 +382,34 @@
       list.children[place]?.querySelector("summary").focus();
     } }, "Show more");
 
+    function set(changes) {
+      Object.assign(state, { shown: PAIRS }, changes);
+      [a.value, b.value] = [state.a, state.b];
+      show();
+    }
+
     function show() {
-      const { total, found } = differing(data, state.a, state.b);
+      const differs = differing(data, state.a, state.b);
+      const chosen = ({ row }) => row.dataset === state.only.dataset && state.only.rows.has(row.row);
+      const found = state.only ? differs.found.filter(chosen) : differs.found;
+      const here = data.complete ? "" : " on this page";
       count.textContent = state.a === state.b ? "Choose two variants."
-        : `${found.length} of ${total} rows${data.complete ? "" : " on this page"} differ.`;
+        : state.only ? `${found.length} of ${state.only.rows.size} rows that changed${here}.`
+          : `${found.length} of ${differs.total} rows${here} differ.`;
+      all.hidden = !state.only;
       list.replaceChildren(...found.slice(0, state.shown)
         .map((pair) => pairCard(pair, several)));
       more.hidden = found.length <= state.shown;
     }
 
-    root.append(el("div", { class: "controls" }, labelled("A", pick("a")), labelled("B", pick("b"))),
+    root.append(el("div", { class: "controls" }, labelled("A", a), labelled("B", b), all),
       count, list, el("div", { class: "pager" }, more));
+    for (const link of document.querySelectorAll("a.flipped")) {
+      link.addEventListener("click", () => {
+        const { a: first, b: second, dataset, rows } = link.dataset;
+        set({ a: first, b: second, only: { dataset, rows: new Set(rows.split(" ").map(Number)) } });
+      });
+    }
     show();
   }
 

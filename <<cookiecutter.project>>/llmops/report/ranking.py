@@ -9,7 +9,7 @@ from llmops.summary import Evaluation, Gate, RunSummary, Score, Summary
 
 RULE = (
     "Best first within each dataset: by the first metric that the gate judges, else the first of "
-    "all. Higher is better, unless the gate sets only a maximum for it."
+    "all. Higher is better, unless the evaluator says otherwise or the gate sets only a maximum."
 )
 FILES = ("index.html", "summary.md", "metrics.csv", "outputs.csv", "summary.json")
 
@@ -78,7 +78,10 @@ def _best_first(summary: Summary, group: list[Cell]) -> list[Cell]:
 
 
 def lower_is_better(summary: Summary, metric: Metric) -> bool:
-    """Whether the gate sets a maximum and no minimum for the metric."""
+    """Whether the metric was compared so, or the gate sets a maximum and no minimum for it."""
+    compared = [c for c in summary.comparison if (c.evaluator, c.metric) == metric]
+    if compared:
+        return compared[0].lower_is_better
     bounds = {c.bound for c in summary.gate.checks if (c.evaluator, c.metric) == metric}
     return "max" in bounds and "min" not in bounds
 
@@ -126,7 +129,7 @@ def only(summary: Summary, variant: str) -> Summary:
             "runs": tuple(run for run in summary.runs if run.variant == variant),
             "evaluations": tuple(e for e in summary.evaluations if e.variant == variant),
             "scores": tuple(score for score in summary.scores if score.variant == variant),
-            "comparison": tuple(c for c in summary.comparison if variant in c.values()),
+            "comparison": tuple(c for c in summary.comparison if variant == c.candidate),
             "gate": Gate(verdict=verdict, checks=checks),
         }
     )

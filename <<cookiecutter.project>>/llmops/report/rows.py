@@ -30,7 +30,7 @@ class Joined:
     outputs: dict[str, Any]
     status: str = COMPLETED
     error: str = ""
-    latency_s: float = 0.0
+    latency_s: float | None = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     scores: dict[str, Any] = field(default_factory=dict)

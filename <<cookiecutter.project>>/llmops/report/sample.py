@@ -119,7 +119,7 @@ def packed(rows: Iterable[Joined], columns: Columns) -> Iterator[list[Any]]:
             row.row,
             row.status,
             row.error,
-            round(row.latency_s, 3),
+            row.latency_s and round(row.latency_s, 3),
             row.prompt_tokens,
             row.completion_tokens,
             [row.inputs.get(name) for name in columns.inputs],
