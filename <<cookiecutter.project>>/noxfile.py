@@ -6,6 +6,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   VARIANTS=all        the variants to run: all, default, combinations, or names with commas between
   CONCURRENCY=4       rows at a time (default: limits.concurrency of experiment.yaml)
   TARGET=azure        where experiment and evaluate run: local (default), azure, azure-pipeline
+  BASE=main           what `make compare` compares with: a branch, a tag or a commit
   FRESH=1             run again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
@@ -67,6 +68,12 @@ def try_(session: nox.Session) -> None:
 def experiment(session: nox.Session) -> None:
     """Run every variant over every dataset, evaluate, report and gate."""
     script("experiment", *target())
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Run BASE (a branch or commit) beside the files as they are, and compare."""
+    script("compare", *target())
 
 
 @nox.session

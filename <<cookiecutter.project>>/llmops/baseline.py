@@ -1,11 +1,12 @@
-"""Compares every variant of an experiment with the baseline variant, from what runs left on disk.
+"""Compares variants with the baseline variant and with a base version, from what is on disk.
 
-The baseline of a dataset is `default` where it ran, otherwise the first variant that did.
+The baseline of a dataset is `default` where it ran, otherwise the first variant that did. A variant
+is compared with itself in the base version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from llmops.config import Evaluator, Experiment, Price
 from llmops.errors import UserError
 from llmops.explain import quoted
 from llmops.runs import Draws, Run, read_rows
-from llmops.summary import Comparison, Evaluation, RunSummary, Score, Summary
+from llmops.summary import Base, Comparison, Evaluation, RunSummary, Score, Summary
 
 BASELINE = "default"
 LATENCY, COST, FAILED = "latency p50 (s)", "cost (USD)", "failed rows"
@@ -28,7 +29,8 @@ def compared(summary: Summary, experiment: Experiment) -> Summary:
     Raises:
         UserError: experiment.yaml says of a metric, which no evaluator gave, how to compare it.
     """
-    found = (*_metrics(summary, experiment), *_runs(summary, experiment.prices))
+    runs = (*_runs(summary, experiment.prices), *_runs_before(summary, experiment.prices))
+    found = (*_metrics(summary, experiment), *runs)
     return summary.model_copy(update={"comparison": found})
 
 
@@ -56,6 +58,8 @@ def _metrics(summary: Summary, experiment: Experiment) -> Iterator[Comparison]:
             group = [one for one in own if one.dataset == dataset]
             if len(group) > 1:
                 yield from _against(group, scores, rules)
+        if summary.base:
+            yield from _against_base(own, scores, rules, summary.base)
 
 
 def _against(
@@ -66,6 +70,24 @@ def _against(
     for one in group:
         if one.variant != first:
             yield from compare(_evidence(one, scores), baseline, rules)
+
+
+def _against_base(
+    own: Sequence[Evaluation], scores: Sequence[Score], rules: Rules, base: Base
+) -> Iterator[Comparison]:
+    """Each evaluation with the base's of the same variant."""
+    for one in own:
+        cell = one.variant, one.dataset, one.evaluator
+        for before in base.evaluations:
+            if (before.variant, before.dataset, before.evaluator) == cell:
+                then = [score for score in base.scores if score.evaluator == one.evaluator]
+                found = compare(_evidence(one, scores), _evidence(before, then), rules)
+                yield from _named(found, base)
+
+
+def _named(found: Iterable[Comparison], base: Base) -> Iterator[Comparison]:
+    for one in found:
+        yield one.model_copy(update={"base": base.name})
 
 
 def _rules(evaluator: Evaluator, experiment: Experiment, scores: Sequence[Score]) -> Rules:
@@ -137,6 +159,16 @@ def _runs(summary: Summary, prices: dict[str, Price]) -> Iterator[Comparison]:
             first = sides.pop(baseline)
             for side in sides.values():
                 yield from compare(side, first, RUN_RULES)
+
+
+def _runs_before(summary: Summary, prices: dict[str, Price]) -> Iterator[Comparison]:
+    """Each run with the base's of the same variant."""
+    live, base = summary.llm.mode != "replay", summary.base
+    for run in summary.runs:
+        for before in base.runs if base else ():
+            if base and (before.variant, before.dataset) == (run.variant, run.dataset):
+                first, side = _run_evidence([before, run], prices, live)
+                yield from _named(compare(side, first, RUN_RULES), base)
 
 
 def _run_evidence(

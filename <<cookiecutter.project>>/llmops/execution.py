@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from llmops import stopping
@@ -49,8 +50,8 @@ class Executor(Protocol):
 class Local:
     """Runs rows in worker processes of this machine."""
 
-    def __init__(self, experiment: Experiment, llm: str | None) -> None:
-        self._answers = Answers(experiment, llm)
+    def __init__(self, experiment: Experiment, llm: str | None, root: Path = Path()) -> None:
+        self._answers = Answers(experiment, llm, root)
         self._limits = experiment.limits
         self.mode = self._answers.mode
         self.note = self._answers.note
@@ -74,14 +75,14 @@ class Local:
         return Counts(pipeline.calls, pipeline.unrecorded)
 
 
-def choose(settings: Settings, experiment: Experiment) -> Executor:
-    """The executor for TARGET.
+def choose(settings: Settings, experiment: Experiment, root: Path = Path()) -> Executor:
+    """The executor for TARGET; `root` is the folder of the use case.
 
     Raises:
         UserError: a setting of the target is missing or does not fit it.
     """
     if settings.target == "local":
-        return Local(experiment, settings.llm)
+        return Local(experiment, settings.llm, root)
     from llmops.azure import cloud  # only who works in Azure has its packages
 
-    return cloud.choose(settings, experiment)
+    return cloud.choose(settings, experiment, root)

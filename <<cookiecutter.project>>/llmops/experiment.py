@@ -7,20 +7,23 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmops import baseline, execution, gate, report, results, summary, validate, work
+from llmops import base, baseline, execution, gate, report, results, summary, validate, work
+from llmops.base import Side, Version
 from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
-from llmops.execution import Executor
+from llmops.execution import Counts, Executor
 from llmops.files import check_writable, unwritable
 from llmops.runs import STORE
 from llmops.settings import Settings
-from llmops.summary import SUMMARY, Evaluation, Llm, RunSummary, Summary
+from llmops.summary import SUMMARY, Base, Evaluation, Llm, RunSummary, Score, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
+LIVE = {"record": "live"}
+"""A base is not recorded: its recordings would be gone with its files."""
 NO_RECORDING = (
     "{count} rows have no recording (a prompt, a parameter or the data changed). Let a model "
     "answer: put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama "
@@ -50,10 +53,10 @@ def limited(experiment: Experiment, settings: Settings) -> Experiment:
 Load = Callable[[Settings, Sequence[str]], tuple[Experiment, Checked]]
 
 
-def run(settings: Settings, loader: Load = load) -> int:
+def run(settings: Settings, loader: Load = load, version: Version | None = None) -> int:
     """Run every planned cell, then every evaluator, and write the report.
 
-    `loader` gives the experiment, as `load` does.
+    `loader` gives the experiment, as `load` does. What `version` measures is compared with.
 
     Returns:
         The exit code: 0, or 2 where rows failed or the gate failed.
@@ -63,7 +66,17 @@ def run(settings: Settings, loader: Load = load) -> int:
     """
     task = _begin(settings, loader)
     with _only_one():
-        return _finish(task, work.cells(task.checked, task.executor.target))
+        before = _before(task, version) if version else None
+        return _finish(task, work.cells(task.checked, task.executor.target), before)
+
+
+def compare(settings: Settings) -> int:
+    """As `run`, with the version that BASE names run before it, and compared with.
+
+    Returns and raises as `run` does, and where BASE names no commit.
+    """
+    with base.checked_out(settings.base) as version:
+        return run(settings, version=version)
 
 
 def evaluate(settings: Settings) -> int:
@@ -79,7 +92,7 @@ def evaluate(settings: Settings) -> int:
         )
     task = _begin(settings, load)
     with _only_one():
-        return _finish(task, work.stored(task.checked, last.runs, settings.variants))
+        return _finish(task, work.stored(task.checked, last.runs, settings.variants), None)
 
 
 @dataclass(frozen=True)
@@ -102,16 +115,71 @@ def _begin(settings: Settings, loader: Load) -> _Task:
     return _Task(settings, experiment, executor, checked, start, started_at)
 
 
-def _finish(task: _Task, runs: Sequence[Work]) -> int:
+@dataclass(frozen=True)
+class _Measured:
+    works: list[Work]
+    asked: Counts
+    runs: tuple[RunSummary, ...]
+    evaluations: tuple[Evaluation, ...]
+    scores: tuple[Score, ...]
+
+    @property
+    def failed(self) -> list[str]:
+        """Why rows failed, for a person; empty where none did."""
+        counted: list[RunSummary | Evaluation] = [*self.runs, *self.evaluations]
+        pairs = zip(self.works, counted, strict=True)
+        told = results.failures(item for item, count in pairs if count.failed)
+        count = self.asked.unrecorded
+        return [*told, NO_RECORDING.format(count=count)] if count else told
+
+
+def _measure(task: _Task, runs: Sequence[Work]) -> _Measured:
     experiment, executor = task.experiment, task.executor
     evaluations = work.evaluations(task.checked, experiment, executor.target, runs)
     _find_finished(task, [*runs, *evaluations])
     asked = executor.execute(runs, evaluations)
-    cells = tuple(results.run_summary(item, experiment.prices) for item in runs)
-    scored = tuple(results.evaluation(item) for item in evaluations)
-    scores = tuple(score for item in evaluations for score in results.scores(item))
-    failed = _failures([*runs, *evaluations], [*cells, *scored], asked.unrecorded)
-    if all(item.failed == item.rows for item in cells or scored):
+    return _Measured(
+        [*runs, *evaluations],
+        asked,
+        tuple(results.run_summary(item, experiment.prices) for item in runs),
+        tuple(results.evaluation(item) for item in evaluations),
+        tuple(score for item in evaluations for score in results.scores(item)),
+    )
+
+
+def _before(task: _Task, version: Version) -> Base:
+    """What the version measures of what it has in common with the files as they are now."""
+    found = Base(ref=version.ref, commit=version.commit)
+    print(f"base: {found.name}", flush=True)
+    try:
+        side, measured = _measure_version(task, version)
+        if count := measured.asked.unrecorded:
+            raise UserError(f"{count} rows have no recording there")
+    except UserError as error:
+        reason = str(error).replace(f"{version.folder}/", "")
+        return found.model_copy(update={"not_comparable": (f"{version.ref}: {reason}",)})
+    scores = {"runs": measured.runs, "evaluations": measured.evaluations, "scores": measured.scores}
+    return base.comparable(
+        found.model_copy(update=scores), Side(task.experiment, task.checked), side
+    )
+
+
+def _measure_version(task: _Task, version: Version) -> tuple[Side, _Measured]:
+    mode = LIVE.get(task.executor.mode, task.executor.mode)
+    settings = replace(task.settings, llm=mode if task.settings.target == "local" else None)
+    experiment, checked = validate.load(settings.env, settings.variants, version.folder)
+    experiment = limited(experiment, settings)
+    executor = execution.choose(settings, experiment, version.folder)
+    then = replace(task, experiment=experiment, checked=checked, executor=executor)
+    return Side(experiment, checked), _measure(then, work.cells(checked, executor.target))
+
+
+def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
+    experiment, executor = task.experiment, task.executor
+    measured = _measure(task, runs)
+    failed = measured.failed
+    counted: Sequence[RunSummary | Evaluation] = measured.runs or measured.evaluations
+    if all(item.failed == item.rows for item in counted):
         raise UserError("\n".join(["No row completed, so there is no report.", *failed]))
     result = Summary(
         experiment=experiment.name,
@@ -119,16 +187,17 @@ def _finish(task: _Task, runs: Sequence[Work]) -> int:
         target=task.settings.target,
         llm=Llm(
             mode=executor.mode,
-            calls=asked.calls,
-            cached=sum(item.saved_calls for item in (*runs, *evaluations)),
+            calls=measured.asked.calls,
+            cached=sum(item.saved_calls for item in measured.works),
             note=executor.note,
         ),
         started_at=task.started_at,
         seconds=round(time.monotonic() - task.start, 2),
-        runs=cells,
-        evaluations=scored,
-        scores=scores,
-        gate=gate.judge(experiment.gate, scores, scored),
+        runs=measured.runs,
+        evaluations=measured.evaluations,
+        scores=measured.scores,
+        base=before,
+        gate=gate.judge(experiment.gate, measured.scores, measured.evaluations),
     )
     result = baseline.compared(result, experiment)
     summary.save(result)
@@ -137,15 +206,6 @@ def _finish(task: _Task, runs: Sequence[Work]) -> int:
     print(f"gate: {result.gate.verdict}")
     print(f"report: {page}")
     return FAILED if failed or result.gate.verdict == "fail" else OK
-
-
-def _failures(
-    works: Sequence[Work], counted: Sequence[RunSummary | Evaluation], unrecorded: int
-) -> list[str]:
-    """Why rows failed, for a person; empty where none did."""
-    pairs = zip(works, counted, strict=True)
-    told = results.failures(item for item, count in pairs if count.failed)
-    return [*told, NO_RECORDING.format(count=unrecorded)] if unrecorded else told
 
 
 def _find_finished(task: _Task, works: Sequence[Work]) -> None:

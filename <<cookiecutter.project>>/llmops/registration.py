@@ -253,7 +253,7 @@ def _forced(verdict: str, name: str, reason: str) -> str:
     return reason
 
 
-def sources(experiment: Experiment) -> Iterator[Source]:
+def sources(experiment: Experiment, root: Path = Path()) -> Iterator[Source]:
     """The data files by the names that they get: of datasets, and of evaluators' own."""
     scored = (dataset for evaluator in experiment.evaluators for dataset in evaluator.datasets)
     every: list[Dataset | EvaluatorDataset] = [*experiment.datasets, *scored]
@@ -267,7 +267,7 @@ def sources(experiment: Experiment) -> Iterator[Source]:
                 f"{dataset.source}. Give each its own name."
             )
         known[dataset.name] = dataset.source
-        yield Source(dataset.name, Path(dataset.source), dataset.description)
+        yield Source(dataset.name, root / dataset.source, dataset.description)
 
 
 def check_names(names: Iterable[str]) -> None:

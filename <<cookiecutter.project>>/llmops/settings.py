@@ -48,6 +48,7 @@ class Settings:
     wait_s: float = 600
     force: str = ""
     log: str = ""
+    base: str = ""
     sample: int | None = None
     since: Period | None = None
 
@@ -74,6 +75,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         wait_s=_seconds(given.get("WAIT", "600")),
         force=given.get("FORCE", ""),
         log=given.get("LOG", ""),
+        base=given.get("BASE", ""),
         sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
         since=_period(given["SINCE"]) if "SINCE" in given else None,
     )

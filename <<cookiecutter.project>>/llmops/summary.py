@@ -113,8 +113,12 @@ class Comparison(Model):
     are null where a row has no value of its own. `flipped` are the numbers of the wins and losses,
     at most the first 50. `note` says what is missing. How the verdict comes about stands in
     `llmops.comparison`.
+
+    `base` names the version that the baseline's value is of, as `main (abc1234)`; where it is empty
+    the baseline is a variant of this same experiment.
     """
 
+    base: str = ""
     dataset: str
     evaluator: str
     metric: str
@@ -156,6 +160,26 @@ class Gate(Model):
     checks: tuple[Check, ...] = ()
 
 
+class Base(Model):
+    """The version that this one was compared with: what it ran and scored over the same rows.
+
+    `ref` is what the user named, `commit` the start of its hash. `not_comparable` says in sentences
+    what could not be compared and is left out.
+    """
+
+    ref: str
+    commit: str
+    runs: tuple[RunSummary, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    scores: tuple[Score, ...] = ()
+    not_comparable: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The version for people, as in `Comparison.base`."""
+        return f"{self.ref} ({self.commit})"
+
+
 class Summary(Model):
     """One experiment: what ran, what it scored and what the gate says."""
 
@@ -169,6 +193,7 @@ class Summary(Model):
     evaluations: tuple[Evaluation, ...] = ()
     scores: tuple[Score, ...] = ()
     comparison: tuple[Comparison, ...] = ()
+    base: Base | None = None
     gate: Gate = Gate()
 
 

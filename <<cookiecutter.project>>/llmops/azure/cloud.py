@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
 
-def choose(settings: Settings, experiment: Experiment) -> Executor:
+def choose(settings: Settings, experiment: Experiment, root: Path) -> Executor:
     """The executor for TARGET=azure or azure-pipeline.
 
     Raises:
@@ -41,7 +41,7 @@ def choose(settings: Settings, experiment: Experiment) -> Executor:
         )
     registration.check_names(source.name for source in registration.sources(experiment))
     kinds = {"azure": Cloud, "azure-pipeline": Pipelines}
-    return kinds[settings.target](settings, experiment)
+    return kinds[settings.target](settings, experiment, root)
 
 
 class Cloud:
@@ -49,7 +49,8 @@ class Cloud:
 
     mode: Literal["live", "replay", "record"] = "live"
 
-    def __init__(self, settings: Settings, experiment: Experiment) -> None:
+    def __init__(self, settings: Settings, experiment: Experiment, root: Path) -> None:
+        self._root = root
         self._where = workspace.place(connections.environment())
         self._settings = settings
         self._experiment = experiment
@@ -95,7 +96,7 @@ class Cloud:
         experiment = self._experiment
         tags = registration.origin(experiment.name, registration.commit(), os.environ)
         found = {}
-        for source in registration.sources(experiment):
+        for source in registration.sources(experiment, self._root):
             if source.path in used:
                 asset = assets.data(client, source, tags)
                 found[source.path] = f"azureml:{asset.name}:{asset.version}"
@@ -105,9 +106,9 @@ class Cloud:
 class Pipelines(Cloud):
     """See execution.Executor: flows as parallel components; evaluators score their rows here."""
 
-    def __init__(self, settings: Settings, experiment: Experiment) -> None:
-        super().__init__(settings, experiment)
-        self._local = Local(experiment, None)
+    def __init__(self, settings: Settings, experiment: Experiment, root: Path) -> None:
+        super().__init__(settings, experiment, root)
+        self._local = Local(experiment, None, root)
 
     @property
     def note(self) -> str:

@@ -26,14 +26,20 @@ class Shown:
     bar: str
 
 
-def of_metrics(summary: Summary) -> list[Comparison]:
-    """The comparisons of evaluators' metrics, the best variant first."""
-    return [one for one in _ordered(summary) if one.evaluator]
+def of_metrics(summary: Summary, base: str = "") -> list[Comparison]:
+    """The comparisons of evaluators' metrics with a base, the best variant first."""
+    return [one for one in _ordered(summary) if one.evaluator and one.base == base]
 
 
-def of_runs(summary: Summary) -> list[Comparison]:
-    """The comparisons of latency, cost and failed rows, the best variant first."""
-    return [one for one in _ordered(summary) if not one.evaluator]
+def of_runs(summary: Summary, base: str = "") -> list[Comparison]:
+    """The comparisons of latency, cost and failed rows with a base, the best variant first."""
+    return [one for one in _ordered(summary) if not one.evaluator and one.base == base]
+
+
+def bases(summary: Summary) -> list[str]:
+    """What was compared with: a base version first, then the baseline variant as \"\"."""
+    found = {one.base for one in summary.comparison}
+    return sorted(found | ({summary.base.name} if summary.base else set()), reverse=True)
 
 
 def _ordered(summary: Summary) -> list[Comparison]:
@@ -47,7 +53,7 @@ def _ordered(summary: Summary) -> list[Comparison]:
 
 def baselines(summary: Summary) -> list[str]:
     """The variants that others are compared with: one, unless datasets have different variants."""
-    return list(dict.fromkeys(one.baseline for one in summary.comparison))
+    return list(dict.fromkeys(one.baseline for one in summary.comparison if not one.base))
 
 
 def by_verdict(found: Sequence[Comparison]) -> list[Comparison]:
@@ -57,11 +63,16 @@ def by_verdict(found: Sequence[Comparison]) -> list[Comparison]:
 
 def lines(summary: Summary) -> list[str]:
     """What `make experiment` prints: a line a comparison of a metric, a bounded number of them."""
-    found = of_metrics(summary)
+    found = [one for base in bases(summary) for one in of_metrics(summary, base)]
     left = len(found) - LINES
     more = [f"… {left} more comparisons, see the report"] if left > 0 else []
-    pairs = ((one, f"{one.candidate} against {one.baseline}") for one in found[:LINES])
-    return [*(f"{who} on {place(summary, one)}: {one.sentence}" for one, who in pairs), *more]
+    missing = summary.base.not_comparable if summary.base else ()
+    pairs = ((one, f"{one.candidate} against {one.base or one.baseline}") for one in found[:LINES])
+    return [
+        *(f"not comparable: {reason}" for reason in missing),
+        *(f"{who} on {place(summary, one)}: {one.sentence}" for one, who in pairs),
+        *more,
+    ]
 
 
 def place(summary: Summary, one: Comparison) -> str:
