@@ -7,6 +7,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   CONCURRENCY=4       rows at a time (default: limits.concurrency of experiment.yaml)
   TARGET=azure        where experiment and evaluate run: local (default), azure, azure-pipeline
   BASE=main           what `make compare` compares with: a branch, a tag or a commit
+  RUNS=runs/x,runs/y  what `make evaluate` scores (default: the runs of the last experiment)
   FRESH=1             run again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)

@@ -425,6 +425,23 @@ def test_evaluate_asks_no_model(asking: Asking) -> None:
     assert second.summary["runs"] == first.summary["runs"]
 
 
+def test_evaluate_scores_an_old_run(asking: Asking) -> None:
+    first, _ = asking.again()
+    assert first.summary is not None
+    folder = str(Path(first.summary["runs"][0]["outputs"]).parent)
+    asking.write("data/words.jsonl", (asking.folder / "data/words.jsonl").read_bytes() + b"\n")
+    asking.write("flows/standard/flow.py", "def run(text):\n    return {'answer': ''}\n")
+    second, _ = asking.again()
+    assert second.summary is not None
+    assert second.summary["runs"][0]["outputs"] != first.summary["runs"][0]["outputs"]
+
+    third, asked = asking.again("evaluate", RUNS=folder)
+    assert (third.code, asked) == (0, 0), third.text
+    assert third.summary is not None
+    assert third.summary["scores"] == first.summary["scores"]
+    asking.run("evaluate", RUNS="runs/gone").refused("RUNS: 'runs/gone' holds no run", folder)
+
+
 def test_evaluate_needs_the_same_data_and_environment(asking: Asking) -> None:
     asking.run("evaluate").refused("reports/summary.json", "make experiment")
     asking.again()

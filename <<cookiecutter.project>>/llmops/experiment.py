@@ -80,19 +80,26 @@ def compare(settings: Settings) -> int:
 
 
 def evaluate(settings: Settings) -> int:
-    """Score the stored outputs of the last experiment again, with no call to the standard flow.
+    """Score stored outputs again, with no call to the standard flow.
 
+    They are those of the last experiment, or of the folders of older runs that RUNS names.
     Returns and raises as `run` does.
     """
+    older = [results.kept(Path(folder)) for folder in settings.runs]
+    stored = older or _last(settings)
+    task = _begin(settings, load)
+    with _only_one():
+        return _finish(task, work.stored(task.checked, stored, settings.variants), None)
+
+
+def _last(settings: Settings) -> Sequence[RunSummary]:
     last = summary.load()
     if last.env != settings.env:
         raise UserError(
             f"ENV: '{settings.env}', but the last experiment was one of '{last.env}'. "
             f"Run `make evaluate ENV={last.env}`, or `make experiment` first."
         )
-    task = _begin(settings, load)
-    with _only_one():
-        return _finish(task, work.stored(task.checked, last.runs, settings.variants), None)
+    return last.runs
 
 
 @dataclass(frozen=True)
@@ -138,10 +145,13 @@ def _measure(task: _Task, runs: Sequence[Work]) -> _Measured:
     evaluations = work.evaluations(task.checked, experiment, executor.target, runs)
     _find_finished(task, [*runs, *evaluations])
     asked = executor.execute(runs, evaluations)
+    cells = tuple(results.run_summary(item, experiment.prices) for item in runs)
+    for item, cell in zip(runs, cells, strict=True):
+        results.keep(item, cell)
     return _Measured(
         [*runs, *evaluations],
         asked,
-        tuple(results.run_summary(item, experiment.prices) for item in runs),
+        cells,
         tuple(results.evaluation(item) for item in evaluations),
         tuple(score for item in evaluations for score in results.scores(item)),
     )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from llmops.config import Price
+from llmops.errors import UserError
+from llmops.files import write_atomically
 from llmops.metrics import percentile
 from llmops.summary import Evaluation, Latency, RunSummary, Score, Tokens
 from llmops.work import Work
 
+ABOUT = "run.json"
+"""The summary of a cell beside its rows, so that it can be scored again at any time."""
 REASONS = 5
+CHOICES = 10
 LONGEST = 300
 """Characters of a reason."""
 
@@ -37,6 +43,25 @@ def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
         cost_usd=cost(usage, prices),
         outputs=str(item.run.path),
     )
+
+
+def keep(item: Work, summary: RunSummary) -> None:
+    """Write a cell's summary beside its rows."""
+    with write_atomically(item.run.folder / ABOUT) as file:
+        file.write(summary.model_dump_json(indent=2) + "\n")
+
+
+def kept(folder: Path) -> RunSummary:
+    """The summary of a cell from its folder; raises UserError where it holds none."""
+    try:
+        return RunSummary.model_validate_json((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        beside = sorted(str(path.parent) for path in folder.parent.glob(f"*/{ABOUT}"))
+        raise UserError(
+            f"RUNS: '{folder}' holds no run of this version (expected one of "
+            f"{', '.join(beside[:CHOICES]) or 'none: run `make experiment` first'}"
+            f"{', …' if len(beside) > CHOICES else ''})."
+        ) from error
 
 
 def _seconds(values: list[float], share: float) -> float | None:

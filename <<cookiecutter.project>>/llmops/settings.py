@@ -49,6 +49,7 @@ class Settings:
     force: str = ""
     log: str = ""
     base: str = ""
+    runs: tuple[str, ...] = ()
     sample: int | None = None
     since: Period | None = None
 
@@ -76,6 +77,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         force=given.get("FORCE", ""),
         log=given.get("LOG", ""),
         base=given.get("BASE", ""),
+        runs=tuple(words(given.get("RUNS", ""))),
         sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
         since=_period(given["SINCE"]) if "SINCE" in given else None,
     )
