@@ -41,7 +41,9 @@ def demo(session: nox.Session) -> None:
 def test(session: nox.Session) -> None:
     """Run the template's tests, and those of every example as a generated repo."""
     _install(session)
-    session.run("python", "-m", "pytest", *session.posargs)
+    # A file's tests stay together, as they share an emulator or a prepared repo.
+    spread = ("--numprocesses=auto", "--dist=loadfile")
+    session.run("python", "-m", "pytest", *spread, *session.posargs)
 
 
 @nox.session
