@@ -131,6 +131,15 @@ def gate(use: UseCase, least: float | None) -> None:
     assert use.run("gate").code in (0, 2)
 
 
+def test_a_secret_that_is_not_set_reaches_a_task_as_an_empty_variable(
+    azure: LoopbackAzure, use: UseCase, forks: Forks
+) -> None:
+    given = variables(azure)
+    forks.run("register", use, given | {"AZURE_CLIENT_SECRET": ""}).refused("no credentials")
+    empty = dict.fromkeys(("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_USERNAME"), "")
+    assert forks.run("register", use, given | empty).code == 0
+
+
 # --- what is made
 
 

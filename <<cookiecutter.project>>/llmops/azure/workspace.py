@@ -6,6 +6,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,6 +72,9 @@ def credential() -> TokenCredential:
     from azure.identity import DefaultAzureCredential
 
     logging.getLogger("azure").setLevel(logging.ERROR)
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        if not os.environ[name].strip():
+            del os.environ[name]  # so a workflow hands on a secret that is not set
     return DefaultAzureCredential()
 
 
