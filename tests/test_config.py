@@ -554,3 +554,12 @@ def test_the_schema_refuses_what_loading_refuses() -> None:
 
 def test_all_examples_are_there() -> None:
     assert len({file.parent for file in FILES}) == 4
+
+
+def test_two_datasets_of_one_evaluator_over_the_same_runs(tmp_path: Path) -> None:
+    use = UseCase(tmp_path)
+    first = use.blocks["evaluators"][0]["datasets"][0]
+    second = {**first, "name": "again", "reference": "words", "source": "data/words.jsonl"}
+    use.blocks["evaluators"][0]["datasets"].append(second)
+    use.configure()
+    use.run("validate").refused("evaluators[evaluation].datasets", "2 of them", "over 'words'")

@@ -362,6 +362,18 @@ def _references(
             key = f"{file}: evaluators[{evaluator.name}].datasets[{dataset.name}]"
             if problem := _reference_problem(dataset, known):
                 yield f"{key}{problem}."
+        yield from _scored_twice(evaluator, files.get("evaluators", EXPERIMENT))
+
+
+def _scored_twice(evaluator: Evaluator, file: str) -> Iterator[str]:
+    """Two datasets of one evaluator over the same runs: their metrics could not be told apart."""
+    places = Counter(dataset.reference or dataset.name for dataset in evaluator.datasets)
+    for name, times in places.items():
+        if times > 1:
+            yield (
+                f"{file}: evaluators[{evaluator.name}].datasets: {times} of them score the runs "
+                f"over '{name}'. Give each an evaluator of its own."
+            )
 
 
 def _reference_problem(dataset: EvaluatorDataset, names: Iterable[str]) -> str:
