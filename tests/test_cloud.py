@@ -16,6 +16,7 @@ from typing import Any
 
 import llmops
 import pytest
+import test_compare
 from forks import Forks
 from llmops.recordings import Server
 from loopback_azure import LoopbackAzure
@@ -208,6 +209,20 @@ def test_evaluate_scores_the_run_that_is_there(azure: LoopbackAzure, use: UseCas
     assert [score["metric"] for score in outcome.summary["scores"]] == ["accuracy"]
     base, _, scored = submitted(azure, use)
     assert scored["request"]["variantRunId"] == base["name"]
+
+
+def test_compare_runs_both_versions_there(azure: LoopbackAzure, use: UseCase, go: Run) -> None:
+    use.rows([{"text": f"word{n}", "truth": f"WORD{n}"} for n in range(12)])
+    use.write(".gitignore", "runs/\nreports/\n")
+    test_compare.git(use, "init", "--quiet", "--initial-branch=main")
+    test_compare.commit(use)
+    use.write("flows/standard/flow.py", LOUD)
+    outcome = go("compare", BASE="main")
+    assert outcome.code == 0, outcome.text
+    match = test_compare.against_base(outcome)["match"]
+    assert (match["verdict"], match["losses"]) == ("worse", 12)
+    data = [run["request"]["batchDataInput"]["dataUri"] for run in submitted(azure, use)]
+    assert len(data) == 4 and len(set(data)) == 1
 
 
 # --- rows that fail, and runs that fail
