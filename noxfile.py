@@ -15,6 +15,8 @@ import nox
 ROOT = Path(__file__).resolve().parent
 (HOUSE,) = ROOT.glob("*cookiecutter.project*")  # unbaked: its code runs, lints and types in place
 LOCKS = f"{HOUSE.name}/requirements"
+EXTRA = ("dev", "azure", "tracking", "notebook")  # what a task brings beside the group local
+GROUPS = ("local", "tasks", *EXTRA)
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["help"]
@@ -87,7 +89,7 @@ def lock(session: nox.Session) -> None:
     )
     for path in (baked / "requirements").iterdir():
         shutil.copyfile(path, Path(LOCKS, path.name))
-    earlier = [f"{LOCKS}/{group}.txt" for group in ("local", "tasks", "dev")]
+    earlier = [f"{LOCKS}/{group}.txt" for group in GROUPS]
     for group in ("tasks", "test"):
         session.run(
             *("uv", "pip", "compile", "--quiet", "--no-annotate", "--universal"),
@@ -104,7 +106,7 @@ def canary(session: nox.Session) -> None:
     baked = _bake(session, Path(session.create_tmp()))
     with session.chdir(baked):
         session.run("uv", "venv", "--quiet", "--clear", ".venv")
-        groups = [f"--group={group}" for group in ("local", "dev", "azure")]
+        groups = [f"--group={group}" for group in ("local", *EXTRA)]
         session.run("uv", "pip", "install", "--quiet", "--python=.venv", *groups)
         found = {"PYTHONPATH": str(baked)}
         session.run(".venv/bin/python", "scripts/experiment.py", env=found)
@@ -120,7 +122,7 @@ def _install(session: nox.Session) -> None:
     """Bring everything that the tests and the unbaked library need into .venv."""
     _prepare(session)
     locks = (
-        *(f"{LOCKS}/{group}.txt" for group in ("local", "dev", "azure")),
+        *(f"{LOCKS}/{group}.txt" for group in ("local", *EXTRA)),
         "requirements/test.txt",
     )
     options = [f"--requirement={lock}" for lock in locks]

@@ -11,6 +11,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   FRESH=1             run again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
+  MLFLOW_TRACKING_URI=https://…  log each experiment to this MLflow server too (or in .env)
   LOG=path            the log that `make monitor` scores (default: the one of experiment.<ENV>.yaml;
                       ENV is postprod there); in Azure: azureml://datastores/<name>/paths/<path>
                       or azureml:<data asset>:<version>, as the endpoint's data collector fills it
@@ -30,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +42,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 BIN = ROOT / ".venv" / "bin"
 # Each group is locked against those before it, because they share one .venv.
-GROUPS = ("local", "tasks", "dev", "azure")
+GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook")
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["help"]
@@ -68,7 +70,7 @@ def try_(session: nox.Session) -> None:
 @nox.session
 def experiment(session: nox.Session) -> None:
     """Run every variant over every dataset, evaluate, report and gate."""
-    script("experiment", *target())
+    script("experiment", *target(), *tracking())
 
 
 @nox.session
@@ -80,7 +82,7 @@ def compare(session: nox.Session) -> None:
 @nox.session
 def evaluate(session: nox.Session) -> None:
     """Score the outputs of the last run again, without running the flow."""
-    script("evaluate", *target())
+    script("evaluate", *target(), *tracking())
 
 
 @nox.session
@@ -98,7 +100,7 @@ def gate(session: nox.Session) -> None:
 @nox.session
 def record(session: nox.Session) -> None:
     """Run the experiment live and keep the model's answers in recordings/."""
-    script("record")
+    script("record", *tracking())
 
 
 @nox.session
@@ -140,7 +142,13 @@ def rollback(session: nox.Session) -> None:
 @nox.session
 def monitor(session: nox.Session) -> None:
     """Score a production log, judge it, and say what drifted since registration."""
-    script("monitor")
+    script("monitor", *tracking())
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """Run notebooks/evaluate.ipynb on the last run; its outputs are in reports/."""
+    script("notebook", "notebook")
 
 
 @nox.session
@@ -174,6 +182,16 @@ def lock(session: nox.Session) -> None:
 def target() -> tuple[str, ...]:
     """The packages that TARGET needs besides."""
     return () if os.environ.get("TARGET", "local") == "local" else ("azure",)
+
+
+def tracking() -> tuple[str, ...]:
+    """The packages that MLFLOW_TRACKING_URI, set in the environment or in .env, needs."""
+    file, value = ROOT / ".env", os.environ.get("MLFLOW_TRACKING_URI")
+    if value is None and file.is_file():
+        text = file.read_text(encoding="utf-8-sig", errors="replace")
+        found = re.search(r"^ *(?:export +)?MLFLOW_TRACKING_URI *= *['\"]?([^\s'\"#]*)", text, re.M)
+        value = found[1] if found else ""
+    return ("tracking",) if value and value.strip() else ()
 
 
 def script(name: str, *groups: str) -> None:

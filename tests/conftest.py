@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # person who runs it.
 os.environ["PYTHONPATH"] = str(HOUSE)
 MINE = re.compile(
-    r"(AOAI|OPENAI|AZURE|COMMON_DEV|DOCKER_IMAGE|PF|NOX|MAKE|GIT)_?.*|MFLAGS"
+    r"(AOAI|OPENAI|AZURE|COMMON_DEV|DOCKER_IMAGE|PF|NOX|MAKE|GIT|MLFLOW)_?.*|MFLAGS"
     r"|ENV|LLM|VARIANTS|CONCURRENCY|FRESH|TARGET|INPUTS|KIND|PLAN|WAIT|FORCE|LOG|SAMPLE|SINCE|BASE|RUNS|VIRTUAL_ENV"
 )
 for name in filter(MINE.fullmatch, list(os.environ)):

@@ -10,7 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmops import base, baseline, execution, gate, report, results, summary, validate, work
+from llmops import (
+    base,
+    baseline,
+    execution,
+    gate,
+    report,
+    results,
+    summary,
+    tracking,
+    validate,
+    work,
+)
 from llmops.base import Side, Version
 from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
@@ -65,7 +76,7 @@ def run(settings: Settings, loader: Load = load, version: Version | None = None)
         UserError: something that the user must fix first.
     """
     task = _begin(settings, loader)
-    with _only_one():
+    with only_one():
         before = _before(task, version) if version else None
         return _finish(task, work.cells(task.checked, task.executor.target), before)
 
@@ -88,7 +99,7 @@ def evaluate(settings: Settings) -> int:
     older = [results.kept(Path(folder)) for folder in settings.runs]
     stored = older or _last(settings)
     task = _begin(settings, load)
-    with _only_one():
+    with only_one():
         return _finish(task, work.stored(task.checked, stored, settings.variants), None)
 
 
@@ -215,6 +226,7 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
     print("\n".join([report.table(result), *report.compared(result), *failed]))
     print(f"gate: {result.gate.verdict}")
     print(f"report: {page}")
+    tracking.log(result, experiment, task.checked, executor.target)
     return FAILED if failed or result.gate.verdict == "fail" else OK
 
 
@@ -228,7 +240,7 @@ def _find_finished(task: _Task, works: Sequence[Work]) -> None:
 
 
 @contextmanager
-def _only_one(store: Path = STORE) -> Iterator[None]:
+def only_one(store: Path = STORE) -> Iterator[None]:
     """Two tasks must not write the same runs at once."""
     try:
         store.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import datetime
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import execution, flows, summary, work
+from llmops import execution, flows, origin, summary, work
 from llmops import experiment as experiments
 from llmops.answers import FOLDER
 from llmops.config import Dataset, EvaluatorDataset, Experiment
@@ -26,11 +25,9 @@ from llmops.validate import Checked
 from llmops.work import Work
 
 REGISTRATION = Path("reports/registration.json")
-BUILD = ("GITHUB_RUN_ID", "BUILD_BUILDID")
 ASSET_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")
 NO_REASON = {"0", "1", "true", "false", "yes", "no"}
 MOST_TAGS = 15
-LONGEST_TAG = 256
 NAMED_FILES = 3
 
 
@@ -151,7 +148,7 @@ def candidate(settings: Settings) -> Candidate:
     _check_unchanged(last, name, experiment, checked)
     variant = next(cell.variant for cell in checked.cells if cell.variant.name == name)
     assert checked.flow is not None
-    return Candidate(last, checked.flow, variant, data, verdict, forced, commit())
+    return Candidate(last, checked.flow, variant, data, verdict, forced, origin.commit())
 
 
 def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -159,35 +156,19 @@ def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) ->
     metrics = {n: f"{v:.6g}" for n, v in _gated_first(found).items() if v is not None}
     fixed = {
         "content_hash": content_hash,
-        **origin(found.summary.experiment, found.commit, environment),
+        **origin.tags(found.summary.experiment, found.commit, environment),
         "flow": found.flow_file,
         "variant": found.variant.name,
         "llm": found.summary.llm.mode,
         **verdict_tags(found),
     }
     every = {**fixed, **{n: v for n, v in metrics.items() if n not in fixed}}
-    return dict(list(_short(every).items())[:MOST_TAGS])
+    return dict(list(origin.short(every).items())[:MOST_TAGS])
 
 
 def verdict_tags(found: Candidate) -> dict[str, str]:
     """What may change about a version whose content does not."""
-    return _short({"gate": found.verdict, "forced": found.forced})
-
-
-def origin(experiment: str, at: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The tags that say where an asset or a run comes from; `at` is a commit."""
-    build = next(filter(None, (environment.get(name, "") for name in BUILD)), "")
-    return _short({"commit": at, "build": build, "experiment": experiment})
-
-
-def commit() -> str:
-    """The commit of the repo, `-dirty` behind it where files differ; empty where there is none."""
-    head = _git("rev-parse", "HEAD")
-    return f"{head}-dirty" if head and _git("status", "--porcelain") else head
-
-
-def _short(every: Mapping[str, str]) -> dict[str, str]:
-    return {name: value[:LONGEST_TAG] for name, value in every.items() if value}
+    return origin.short({"gate": found.verdict, "forced": found.forced})
 
 
 def _gated_first(found: Candidate) -> dict[str, float | None]:
@@ -195,14 +176,6 @@ def _gated_first(found: Candidate) -> dict[str, float | None]:
     metrics = found.metrics
     first = [name for name in metrics if any(name.endswith(known) for known in judged)]
     return {name: metrics[name] for name in dict.fromkeys((*first, *metrics))}
-
-
-def _git(*command: str) -> str:
-    try:
-        done = subprocess.run(("git", *command), capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
 
 
 def _chosen(last: Summary, selection: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmops import answers, connections, registration
+from llmops import answers, connections, origin, registration
 from llmops.azure import aggregation, assets, workspace
 from llmops.azure.following import Session
 from llmops.azure.parallel import ParallelJobs
@@ -94,7 +94,7 @@ class Cloud:
         """The assets that hold the works' data, by the path of the file."""
         used = {item.table.path for item in works}
         experiment = self._experiment
-        tags = registration.origin(experiment.name, registration.commit(), os.environ)
+        tags = origin.tags(experiment.name, origin.commit(), os.environ)
         found = {}
         for source in registration.sources(experiment, self._root):
             if source.path in used:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from llmops import flows, package, registration
+from llmops import flows, origin, package
 from llmops.azure import aggregation
 from llmops.azure.aggregation import Evaluated
 from llmops.azure.service import ENDED, Service, Submission, Unavailable
@@ -65,7 +65,7 @@ class Session:
         self._experiment = experiment
         self._data = data
         self._fresh = fresh
-        self._commit = registration.commit()
+        self._commit = origin.commit()
         self._names: dict[Path, str] = {}
         self._under_way: list[Remote] = []
         self._evaluations: Sequence[Work] = ()
@@ -129,17 +129,16 @@ class Session:
 
     def _submit(self, work: Work, name: str) -> None:
         experiment = self._experiment
-        tags = {
-            **registration.origin(experiment.name, self._commit, os.environ),
-            **{"variant": work.variant, "dataset": work.dataset, "evaluator": work.evaluator or ""},
-        }
+        about = {"variant": work.variant, "dataset": work.dataset}
+        tags = origin.tags(experiment.name, self._commit, os.environ)
+        tags |= origin.short({**about, "evaluator": work.evaluator or ""})
         with tempfile.TemporaryDirectory() as temporary:
             submission = Submission(
                 _packed(work, Path(temporary) / "flow"),
                 self._data[work.table.path],
                 work.mappings,
                 f"{experiment.name}: {work.name}",
-                {key: value[: registration.LONGEST_TAG] for key, value in tags.items() if value},
+                tags,
                 self._scored(work),
             )
             self._asked(lambda _: self._service.submit(name, submission), name)

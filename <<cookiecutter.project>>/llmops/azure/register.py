@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from llmops import connections, registration
+from llmops import connections, origin, registration
 from llmops.azure import assets, workspace
 from llmops.errors import OK
 from llmops.package import flow_hash, package
@@ -35,7 +35,7 @@ def run(settings: Settings) -> int:
     with workspace.explained(where):
         client = workspace.client(where)
         client.workspaces.get(where.workspace)  # else its absence would look like the assets'
-        tags = registration.origin(candidate.name, candidate.commit, os.environ)
+        tags = origin.tags(candidate.name, candidate.commit, os.environ)
         data = tuple(assets.data(client, source, tags) for source in candidate.data)
         model = _model(client, candidate)
     registration.save(_manifest(candidate, model, data))
