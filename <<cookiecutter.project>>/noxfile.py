@@ -24,6 +24,8 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
                       that were granted just now to act
   FORCE="reason"      register what the gate did not pass; the reason becomes a tag
+  GITHUB_TOKEN        what `make comment` writes to a pull request with, in GitHub Actions;
+                      in Azure Pipelines SYSTEM_ACCESSTOKEN
 """
 
 from __future__ import annotations
@@ -95,6 +97,12 @@ def report(session: nox.Session) -> None:
 def gate(session: nox.Session) -> None:
     """Judge the last run by the checks under `gate:` in experiment.yaml."""
     script("gate")
+
+
+@nox.session
+def comment(session: nox.Session) -> None:
+    """In a pipeline: the verdict on the job's page and on the pull request."""
+    script("comment")
 
 
 @nox.session

@@ -20,8 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llmops import report, summary
 from llmops.errors import UserError
+from llmops.report import inert
 from llmops.runs import Row, Run
 from llmops.summary import (
+    Base,
     Check,
     Comparison,
     Evaluation,
@@ -363,11 +365,12 @@ def test_comparisons_are_in_every_form_of_the_report() -> None:
     cost = against(evaluator="", metric="cost (USD)", verdict="worse", sentence="cost rose: worse.")
     made = two_variants().summary(comparison=(against(), cost))
     report.write(made)
-    line = "- ✅ `terse` · `news`: f1 rose by 0.5 (95 % interval 0.25 to 0.75): better."
+    line = "- ✅ f1 rose by 0.5 (95 % interval 0.25 to 0.75): better."
     top, details = text_of("summary.md").split("<details>", 1)
     assert "**Compared with `default`**" in top
     assert line in top
     assert "cost rose: worse." not in top
+    assert "- ✅ `terse` · `news`: f1 rose" in details
     assert "- ❌ `terse` · `news`: cost rose: worse." in details
     assert "of 20 comparisons in which nothing differs, about one" in details
     assert report.compared(made) == [
@@ -396,7 +399,7 @@ def test_many_comparisons_stay_within_forty_lines() -> None:
     assert next(i for i, line in enumerate(lines) if "<details>" in line) <= 40
     at = next(i for i, line in enumerate(lines) if "Compared with" in line)
     assert lines[at + 2].endswith("f1 fell: worse."), "the worst comes first"
-    assert "- … 9 more below" in lines
+    assert "- … 10 more below" in lines
     assert len(report.compared(found)) == 11
     assert report.compared(found)[-1] == "… 3 more comparisons, see the report"
 
@@ -524,6 +527,147 @@ def test_data_is_inert_in_markdown() -> None:
     assert not re.search(r"[^\\]\]\(", text)
     assert "\n# big" not in text
     assert "| a\\|b\\`c |" in text
+
+
+BASE = Base(ref="main", commit="abc1234")
+
+
+def since(verdict: str, metric: str = "f1", variant: str = "default", **more: Any) -> Comparison:
+    """A comparison with the base version."""
+    facts = {"baseline": variant, "base": "main (abc1234)", "verdict": verdict}
+    return against(variant, metric, sentence=f"{metric}: {verdict}.", **(facts | more))
+
+
+def first_lines(made: Summary) -> list[str]:
+    report.write(made)
+    return [line for line in text_of("summary.md").splitlines() if line][:5]
+
+
+def test_the_first_lines_say_what_a_reviewer_must_know() -> None:
+    found = (
+        since("no difference", "recall"),
+        since("inconclusive", "kappa"),
+        since("worse"),
+        since("better", "precision"),
+        since("worse", "speed_score"),
+        against("terse", verdict="better"),
+    )
+    checks = (check("fail", 0.5), check("pass", 0.9), check("pass", 0.9))
+    made = two_variants().summary(
+        comparison=found, base=BASE, gate=Gate(verdict="fail", checks=checks)
+    )
+    assert first_lines(made) == [
+        "## ❌ Gate failed: named_entities",
+        "**Do not merge it like this: 1 of 3 checks fails.**",
+        "- **Against `main (abc1234)`**, `default` on `news`: ❌ **worse**: f1, speed_score · "
+        "✅ **better**: precision · ❔ **cannot tell**: kappa · ⚪ **no difference**: recall",
+        "- ❌ **1 of 6 rows failed.** No metric counts them.",
+        "- **Replayed, not live.** 6 calls answered from recordings/, no model was asked. "
+        "Written by hand for this example.",
+    ]
+    details = text_of("summary.md").split("<details>", 1)[1]
+    assert details.index("**Compared with `main (abc1234)`**") < details.index("`default`**")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "words"),
+    [
+        (["better", "no difference"], "All 2 checks hold, and no metric got worse."),
+        (["better", "worse"], "All 2 checks hold, but m1 got worse: look before you merge."),
+        (
+            ["better", "inconclusive"],
+            "All 2 checks hold, but of m1 the data cannot tell whether it changed.",
+        ),
+        ([], "All 2 checks hold."),
+    ],
+)
+def test_what_the_gate_lets_through_is_told(verdicts: list[str], words: str) -> None:
+    made = Experiment()
+    made.run("default", [row(0)])
+    found = tuple(since(verdict, f"m{number}") for number, verdict in enumerate(verdicts))
+    gate = Gate(verdict="pass", checks=(check("pass", 0.9), check("pass", 1.0)))
+    lines = first_lines(made.summary(comparison=found, base=BASE, gate=gate))
+    assert lines[1] == f"**{words}**"
+    assert ("nothing was compared" in lines[2]) == (not verdicts)
+
+
+def test_what_cannot_be_compared_with_the_base_says_why() -> None:
+    base = BASE.model_copy(update={"not_comparable": ("The data of news differ.", "So do [x](y).")})
+    gate = Gate(verdict="pass", checks=(check("pass", 0.9),))
+    made = Experiment()
+    made.run("default", [row(0)])
+    lines = first_lines(made.summary(base=base, gate=gate))
+    assert lines[1:3] == [
+        "**The check holds, but there is no comparison with the base.**",
+        "- **Against `main (abc1234)`**: not comparable. The data of news differ. So do [x\\](y).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        (Gate(), "Decide yourself: experiment.yaml sets no gate."),
+        (Gate(verdict="inconclusive"), "Decide yourself: too little was scored to judge."),
+    ],
+)
+def test_without_a_verdict_a_person_decides(gate: Gate, words: str) -> None:
+    assert words in first_lines(two_variants().summary(gate=gate))[1]
+
+
+def test_many_long_names_stay_short() -> None:
+    made = Experiment()
+    names = [f"default [{'node.temperature=0.5, ' * 20}seed={number}]" for number in range(30)]
+    for name in names:
+        made.run(name, [failure(0), row(1)])
+        for metric in range(12):
+            made.score(name, 0.5, metric=f"metric_{metric}")
+    found = tuple(since("worse", f"metric_{n}", name) for name in names for n in range(12))
+    checks = tuple(check("fail", 0.1, variant=name) for name in names)
+    base = BASE.model_copy(update={"not_comparable": ("Of one dataset the rows differ.",)})
+    gate = Gate(verdict="fail", checks=checks)
+    report.write(made.summary(comparison=found, base=base, gate=gate))
+    lines = text_of("summary.md").splitlines()
+    top = lines[: next(i for i, line in enumerate(lines) if "<details>" in line)]
+    assert len(top) <= 40
+    assert sum(map(len, top)) < 8000
+    assert "seed=0]`" in "\n".join(top), "the end tells one name from another"
+    assert "not comparable. Of one dataset" in "\n".join(top[:8])
+    assert "- … and 28 more below" in top
+    assert "metric_5 and 6 more" in "\n".join(top)
+    assert "metric_7" not in "\n".join(top)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "@ada/team",
+        "#12",
+        "ada/cases#12",
+        "GH-12",
+        "https://evil.example",
+        "www.evil.example",
+        "eve@evil.example",
+        ":tada:",
+        "$x$",
+        "[a](b)",
+        "![a](b)",
+        "<b>",
+        "&lt;",
+        "**b**",
+        "~~b~~",
+        "`b`",
+        "pay \u202elatot",
+        "two\nlines\r\n# three",
+        "\x00\x1b[31mred",
+    ],
+)
+def test_text_that_a_host_would_act_upon_is_inert(hostile: str) -> None:
+    made = inert.text(f"before {hostile} after", 1000)
+    assert hostile not in made
+    assert not re.search(r"[\x00-\x1f\u202e]", made)
+    plain = re.sub(r"</?span>|\u2060", "", made)
+    for mark in "[]()!#":
+        assert plain.count(mark) == hostile.count(mark), "nothing is lost"
 
 
 # --- the page as a file --------------------------------------------------------------------------

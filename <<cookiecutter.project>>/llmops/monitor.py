@@ -20,7 +20,7 @@ from llmops.files import slug, write_atomically
 from llmops.package import file_hash
 from llmops.plan import DEFAULT
 from llmops.registration import REGISTRATION, Registration
-from llmops.report.markdown import code, text
+from llmops.report.inert import code, text
 from llmops.runs import ADDRESS, STORE
 from llmops.settings import Settings
 from llmops.summary import Model, Score, Summary

@@ -11,6 +11,8 @@ RULE = (
     "Best first within each dataset: by the first metric that the gate judges, else the first of "
     "all. Higher is better, unless the evaluator says otherwise or the gate sets only a maximum."
 )
+LONGEST = 60
+"""Characters of a variant's name in that of its folder, which may have 255 bytes."""
 FILES = ("index.html", "summary.md", "metrics.csv", "outputs.csv", "summary.json")
 
 Metric = tuple[str, str]
@@ -108,7 +110,7 @@ def folders(summary: Summary) -> dict[str, str]:
     taken = {name.casefold() for name in FILES}
     named: dict[str, str] = {}
     for variant in dict.fromkeys([r.variant for r in summary.runs] + variants(summary)):
-        base = name = slug(variant)
+        base = name = slug(variant)[:LONGEST]
         number = 1
         while name.casefold() in taken:
             number += 1
