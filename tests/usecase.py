@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,3 +228,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+def example(place: Path, name: str = "named_entity_recognition") -> UseCase:
+    """A use case with the files of an example instead."""
+    use = UseCase(place)
+    shutil.rmtree(use.folder)
+    shutil.copytree(LIBRARY / "examples" / name, use.folder)
+    return use
