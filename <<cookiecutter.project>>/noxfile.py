@@ -23,7 +23,9 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   PLAN=1              say what deploy or rollback would change, and change nothing
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
                       that were granted just now to act
-  FORCE="reason"      register what the gate did not pass; the reason becomes a tag
+  FORCE="reason"      register what the gate stops; the reason becomes a tag
+  APPROVED_BY=prod    for `make approve` in a pipeline: the environment whose reviewers said yes
+  NOTE="words"        a remark to keep with an approval; BASE=<git ref> shows the changes since
   GITHUB_TOKEN        what `make comment` writes to a pull request with, in GitHub Actions;
                       in Azure Pipelines SYSTEM_ACCESSTOKEN
 """
@@ -127,6 +129,12 @@ def azure_setup(session: nox.Session) -> None:
 def register(session: nox.Session) -> None:
     """Register the flow (VARIANTS=one) and its data in Azure ML where they changed."""
     script("register", "azure")
+
+
+@nox.session
+def approve(session: nox.Session) -> None:
+    """Show the last run to a person and ask for a yes that `make deploy` wants."""
+    script("approve")
 
 
 @nox.session

@@ -277,7 +277,12 @@ def test_what_cannot_be_registered(here: UseCase) -> None:
     assert registration.candidate(Settings(variants=("NER_LLM.variant_1",))).verdict == "pass"
     summary["runs"][0]["failed"], summary["gate"]["verdict"] = 0, "inconclusive"
     path.write_text(json.dumps(summary))
+    found = registration.candidate(Settings())
+    assert (found.verdict, found.forced) == ("inconclusive", ""), "on_inconclusive: warn"
+    summary["gate"]["on_inconclusive"] = "fail"
+    path.write_text(json.dumps(summary))
     assert "gate: inconclusive" in refusal()
+    assert registration.candidate(Settings(force="a reason")).forced == "a reason"
     path.unlink()
     assert "Run `make experiment` first" in refusal()
 

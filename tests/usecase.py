@@ -166,15 +166,19 @@ class UseCase:
         self.write("flows/standard/flow.py", ASK)
         self.configure(connections=[AOAI], limits={"timeout_s": 20, "retries": 0} | limits)
 
-    def start(self, task: str, /, **variables: str) -> subprocess.Popen[str]:
-        """Start a task; the caller ends it."""
+    def clean(self, **variables: str) -> dict[str, str]:
+        """The environment of a task with these variables: nothing of the person who tests."""
         plain = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         places = {"HOME": str(self.home), "TMPDIR": str(self.temporary)}
         places["PYTHONPYCACHEPREFIX"] = COMPILED.name
+        return {**plain, **places, "PYTHONPATH": str(LIBRARY), **variables}
+
+    def start(self, task: str, /, **variables: str) -> subprocess.Popen[str]:
+        """Start a task; the caller ends it."""
         return subprocess.Popen(
             [sys.executable, "-m", f"scripts.{task}"],
             cwd=self.folder,
-            env={**plain, **places, "PYTHONPATH": str(LIBRARY), **variables},
+            env=self.clean(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -35,6 +35,7 @@ EXPERIMENT = "experiment.yaml"
 SCHEMA = Path("docs/experiment.schema.json")
 DEFAULT_ENV = "dev"
 MOST_AT_ONCE = 256
+BOUNDS = ("min", "max", "coverage", "max_drop")
 
 Mappings = dict[str, Any]
 Name = Annotated[str, Field(min_length=1)]
@@ -140,7 +141,7 @@ class Evaluator(Strict):
 
 
 class Check(Measured):
-    """A condition on one metric of one evaluator, in the metric's own unit."""
+    """Conditions on one metric of one evaluator, in the metric's own unit."""
 
     evaluator: str
     metric: str
@@ -148,18 +149,35 @@ class Check(Measured):
     min: float | None = None
     max: float | None = None
     coverage: float | None = Field(None, ge=0, le=1, description="least share of scored rows")
+    max_drop: float | None = Field(
+        None, ge=0, description="how much worse than BASE it may be, under `make compare`"
+    )
 
     @model_validator(mode="after")
     def _has_limit(self) -> Check:
-        if self.min is None and self.max is None and self.coverage is None:
-            raise ValueError("has no limit (expected one of 'min', 'max', 'coverage')")
+        if all(getattr(self, name) is None for name in BOUNDS):
+            raise ValueError(f"has no limit (expected one of {quoted(BOUNDS)})")
         return self
 
 
 class Gate(Strict):
     """What must hold before a flow goes further."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[Check, ...] = ()
+    max_cost_usd: Positive | None = Field(None, description="USD for each variant over a dataset")
+    max_latency_p95_s: Positive | None = Field(
+        None, description="seconds that 95 % of a run's rows may take at most"
+    )
+    on_inconclusive: Literal["warn", "fail"] = Field(
+        "warn", description="what an inconclusive verdict does: go on, or end with 2"
+    )
+
+    @model_validator(mode="after")
+    def _judges_something(self) -> Gate:
+        if not self.model_fields_set - {"on_inconclusive"}:
+            expected = quoted(("checks", "max_cost_usd", "max_latency_p95_s"))
+            raise ValueError(f"judges nothing (expected one of {expected})")
+        return self
 
 
 class Limits(Measured):
@@ -228,6 +246,9 @@ class Experiment(Strict):
     datasets: tuple[Dataset, ...] = ()
     evaluators: tuple[Evaluator, ...] = ()
     gate: Gate | None = None
+    approval: Literal["none", "required"] = Field(
+        "none", description="required: `make deploy` wants `make approve` for exactly this run"
+    )
     limits: Limits = Limits()
     azure: Azure = Azure()
     prices: dict[str, Price] = Field({}, description="by model or deployment name")

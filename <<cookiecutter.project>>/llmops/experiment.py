@@ -70,7 +70,7 @@ def run(settings: Settings, loader: Load = load, version: Version | None = None)
     `loader` gives the experiment, as `load` does. What `version` measures is compared with.
 
     Returns:
-        The exit code: 0, or 2 where rows failed or the gate failed.
+        The exit code: 0, or 2 where rows failed or the gate stops the run.
 
     Raises:
         UserError: something that the user must fix first.
@@ -218,16 +218,15 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
         evaluations=measured.evaluations,
         scores=measured.scores,
         base=before,
-        gate=gate.judge(experiment.gate, measured.scores, measured.evaluations),
     )
-    result = baseline.compared(result, experiment)
+    result = gate.judged(baseline.compared(result, experiment), experiment)
     summary.save(result)
     page = report.write(result)
     print("\n".join([report.table(result), *report.compared(result), *failed]))
-    print(f"gate: {result.gate.verdict}")
+    print("\n".join(gate.open_lines(result.gate)))
     print(f"report: {page}")
     tracking.log(result, experiment, task.checked, executor.target)
-    return FAILED if failed or result.gate.verdict == "fail" else OK
+    return FAILED if failed or result.gate.stops else OK
 
 
 def _find_finished(task: _Task, works: Sequence[Work]) -> None:

@@ -1,52 +1,104 @@
-"""Judges the scores against the limits of experiment.yaml."""
+"""Judges an experiment by the limits of experiment.yaml: pass, fail, or that it cannot tell.
+
+- `min`, `max`: a value beyond the limit fails. A value within it is inconclusive where its 95 %
+  interval holds the limit, and passes otherwise; without an interval the value decides alone. A
+  metric without a value fails: what nobody knows does not hold.
+- `coverage`, cost and latency: by the value.
+- `max_drop`: by the interval of the difference from the base alone, because between two versions
+  the value always differs a little. Without a base in this run the check is skipped.
+
+Rows that no recording answers, and an evaluator that scored no row, make a run inconclusive.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from llmops import config, summary
+from llmops.config import Experiment
 from llmops.errors import UserError
-from llmops.summary import Evaluation, Score
+from llmops.runs import read_rows
+from llmops.summary import Bound, Check, Comparison, Evaluation, RunSummary, Score, Summary, overall
 
-Bound = Literal["min", "max", "coverage"]
+UNRECORDED = "recording_missing"
+LINES = 10
+METRICS = {
+    "max_cost_usd": "cost (USD)",
+    "max_latency_p95_s": "latency p95 (s)",
+    "answered": "rows with an answer",
+}
+"""What is judged besides the metrics of evaluators, by bound."""
+
+Judged = tuple[Literal["pass", "fail", "inconclusive", "skipped"], str]
+"""A verdict and its reason."""
 
 
-def judge(
-    gate: config.Gate | None, scores: Sequence[Score], evaluations: Sequence[Evaluation]
-) -> summary.Gate:
-    """The verdict over every check, each for every variant and dataset that it names.
+def judged(result: Summary, experiment: Experiment) -> Summary:
+    """The summary with its gate: every check, for every variant and dataset that it names.
 
-    An evaluation that scored no row fails its checks: without a value nothing is known.
+    The comparisons must be there already.
 
     Raises:
         UserError: a check names a metric or a dataset that no score has.
     """
-    if gate is None or not gate.checks:
-        return summary.Gate()
-    checks = tuple(line for check in gate.checks for line in _lines(check, scores, evaluations))
-    failed = any(line.verdict == "fail" for line in checks)
-    return summary.Gate(verdict="fail" if failed else "pass", checks=checks)
+    rules, file = experiment.gate, experiment.file("gate")
+    if rules is None or not (rules.checks or rules.max_cost_usd or rules.max_latency_p95_s):
+        return result.model_copy(update={"gate": summary.Gate()})
+    checks = (
+        *(line for check in rules.checks for line in _lines(check, result, file)),
+        *_ceilings(rules, result),
+        *_unanswered(result),
+    )
+    verdict = overall(checks)
+    found = summary.Gate(verdict=verdict, checks=checks, on_inconclusive=rules.on_inconclusive)
+    return result.model_copy(update={"gate": found})
 
 
-def _lines(
-    check: config.Check, scores: Sequence[Score], evaluations: Sequence[Evaluation]
-) -> Iterator[summary.Check]:
-    named = [score for score in scores if score.evaluator == check.evaluator]
-    own = [e for e in evaluations if e.evaluator == check.evaluator]
-    datasets = sorted({evaluation.dataset for evaluation in own})
+def lines(gate: summary.Gate, checks: Sequence[Check]) -> list[str]:
+    """These checks and the verdict for a terminal, a line each."""
+    told = [
+        f"{check.verdict:12}  {check.variant} on {check.dataset}: {check.check}: {check.message}"
+        for check in checks
+    ]
+    end = ""
+    if gate.verdict == "inconclusive":
+        on = "goes on" if gate.on_inconclusive == "warn" else "ends here"
+        end = f" (on_inconclusive: {gate.on_inconclusive}, so it {on})"
+    return [*told, f"gate: {gate.verdict}{end}"]
+
+
+def open_lines(gate: summary.Gate) -> list[str]:
+    """The verdict with what did not pass, a bounded number of lines."""
+    found = [check for check in gate.checks if check.verdict in ("fail", "inconclusive")]
+    found.sort(key=lambda check: check.verdict != "fail")
+    *told, verdict = lines(gate, found[:LINES])
+    left = len(found) - LINES
+    more = [f"… {left} more checks, see `make gate`"] if left > 0 else []
+    return [*told, *more, verdict]
+
+
+# --- metrics -------------------------------------------------------------------------------------
+
+
+def _lines(check: config.Check, result: Summary, file: str) -> Iterator[Check]:
+    named = [score for score in result.scores if score.evaluator == check.evaluator]
+    own = [one for one in result.evaluations if one.evaluator == check.evaluator]
+    datasets = sorted({one.dataset for one in own})
     if check.dataset is not None and check.dataset not in datasets:
-        raise _unknown(check, f"dataset '{check.dataset}'", datasets)
-    if named and check.metric not in {score.metric for score in named}:
-        raise _unknown(check, f"metric '{check.metric}'", sorted({score.metric for score in named}))
-    for evaluation in own:
-        if check.dataset in (None, evaluation.dataset):
-            yield from _verdicts(check, _score(check, evaluation, named))
+        raise _unknown(file, check, f"dataset '{check.dataset}'", datasets)
+    known = sorted({score.metric for score in named})
+    if check.metric not in known and (known or any(one.failed < one.rows for one in own)):
+        raise _unknown(file, check, f"metric '{check.metric}'", known)
+    for one in own:
+        if check.dataset in (None, one.dataset):
+            yield from _verdicts(check, _score(check, one, named), result)
 
 
-def _unknown(check: config.Check, what: str, known: Sequence[str]) -> UserError:
+def _unknown(file: str, check: config.Check, what: str, known: Sequence[str]) -> UserError:
     return UserError(
-        f"experiment.yaml: gate: evaluator '{check.evaluator}' has no {what} "
+        f"{file}: gate: evaluator '{check.evaluator}' has no {what} "
         f"(expected one of {', '.join(known) or 'none'})."
     )
 
@@ -68,33 +120,174 @@ def _score(check: config.Check, evaluation: Evaluation, named: Sequence[Score]) 
     )
 
 
-def _verdicts(check: config.Check, score: Score) -> Iterator[summary.Check]:
-    value, name = score.value, f"{score.evaluator}.{score.metric}"
-    if check.min is not None:
-        held = value is not None and value >= check.min
-        yield _line(score, "min", f"{name} ≥ {check.min:g}", value, check.min, held)
-    if check.max is not None:
-        held = value is not None and value <= check.max
-        yield _line(score, "max", f"{name} ≤ {check.max:g}", value, check.max, held)
-    if check.coverage is not None:
+def _verdicts(check: config.Check, score: Score, result: Summary) -> Iterator[Check]:
+    name, value = f"{score.evaluator}.{score.metric}", score.value
+    if (limit := check.min) is not None:
+        yield _line(score, "min", f"{name} ≥ {limit:g}", value, limit, _limited(score, limit, 1))
+    if (limit := check.max) is not None:
+        yield _line(score, "max", f"{name} ≤ {limit:g}", value, limit, _limited(score, limit, -1))
+    if (limit := check.coverage) is not None:
         share = score.scored / score.rows if score.rows else 0.0
-        text, held = f"coverage of {name} ≥ {check.coverage:g}", share >= check.coverage
-        yield _line(score, "coverage", text, share, check.coverage, held)
+        found: Judged = "pass" if share >= limit else "fail", f"{_shown(share)}, {_rows(score)}"
+        yield _line(score, "coverage", f"coverage of {name} ≥ {limit:g}", share, limit, found)
+    if check.max_drop is not None:
+        yield _dropped(score, check.max_drop, result)
 
 
 def _line(
-    score: Score, bound: Bound, text: str, value: float | None, limit: float, held: bool
-) -> summary.Check:
-    shown = "no value" if value is None else f"{value:.4g}"
-    return summary.Check(
+    cell: Score | RunSummary | Evaluation,
+    bound: Bound,
+    text: str,
+    value: float | None,
+    limit: float,
+    found: Judged,
+) -> Check:
+    metric = cell if isinstance(cell, Score) else None
+    verdict, why = found
+    return Check(
         check=text,
-        evaluator=score.evaluator,
-        metric=score.metric,
+        evaluator=metric.evaluator if metric else "",
+        metric=metric.metric if metric else METRICS[bound],
         bound=bound,
-        variant=score.variant,
-        dataset=score.dataset,
-        verdict="pass" if held else "fail",
+        variant=cell.variant,
+        dataset=cell.dataset,
+        verdict=verdict,
         value=value,
+        ci95=metric.ci95 if metric and bound in ("min", "max") else None,
         limit=limit,
-        message=f"{shown}, {score.scored} of {score.rows} rows scored",
+        message=why,
     )
+
+
+def _limited(score: Score, limit: float, up: Literal[1, -1]) -> Judged:
+    """The verdict on a value that shall be at least (`up` is 1) or at most the limit."""
+    value, ci95 = score.value, score.ci95
+    if value is None:
+        reason = score.note or f"no row of {score.rows:,} was scored"
+        return "fail", f"no value: {reason}"
+    found = _shown(value)
+    if ci95 is not None:
+        found += f", 95 % interval {_shown(ci95[0])} to {_shown(ci95[1])}"
+    rows = _rows(score)
+    if (value - limit) * up < 0:
+        return "fail", f"{found}, {rows}"
+    if ci95 is None:
+        alone = "judged by the value alone"
+        return "pass", f"{found}, {alone} ({score.note or 'no interval'}), {rows}"
+    if min((end - limit) * up for end in ci95) < 0:
+        return "inconclusive", f"{found} holds the limit, {rows}; more rows may tell"
+    return "pass", f"{found}, {rows}"
+
+
+def _rows(score: Score) -> str:
+    return f"{score.scored:,} of {score.rows:,} rows scored"
+
+
+def _shown(value: float) -> str:
+    return f"{value:.4g}"
+
+
+# --- against the base ----------------------------------------------------------------------------
+
+
+def _dropped(score: Score, limit: float, result: Summary) -> Check:
+    base = result.base
+    name = f"{base.ref} ({base.commit[:7]})" if base else "the base"
+    place = (score.variant, score.dataset, score.evaluator, score.metric)
+    pairs = (one for one in result.comparison if one.base)
+    is_it = (o for o in pairs if (o.candidate, o.dataset, o.evaluator, o.metric) == place)
+    found, drop, ci95 = next(is_it, None), None, None
+    judged: Judged
+    if found:
+        (drop, ci95), judged = _drop(found), _allowed(found, limit)
+    elif base:
+        reasons = " ".join(base.not_comparable) or "it has no such cell."
+        judged = "inconclusive", f"not comparable with {name}: {reasons}"
+    else:
+        judged = "skipped", "not compared with a base; `make compare BASE=main` does"
+    text = f"{score.evaluator}.{score.metric} at most {limit:g} worse than {name}"
+    line = _line(score, "max_drop", text, drop, limit, judged)
+    return line.model_copy(update={"ci95": ci95})
+
+
+def _drop(one: Comparison) -> tuple[float | None, tuple[float, float] | None]:
+    """How much worse than the base it is, with the interval of that."""
+    up = 1 if one.lower_is_better else -1
+    drop = None if one.difference is None else one.difference * up + 0.0
+    if one.ci95 is None:
+        return drop, None
+    low, high = sorted(end * up + 0.0 for end in one.ci95)
+    return drop, (low, high)
+
+
+def _allowed(one: Comparison, limit: float) -> Judged:
+    """The verdict by the interval alone; `one.sentence` says what moved.
+
+    Where the interval leaves 0 and the comparison cannot tell all the same (few rows changed, or
+    only rows that one side did not score), the interval is not to be trusted either.
+    """
+    drop, ci95 = _drop(one)
+    if drop == 0 and one.verdict == "no difference":
+        return "pass", one.sentence
+    if ci95 is None or (one.verdict == "inconclusive" and not ci95[0] <= 0 <= ci95[1]):
+        return "inconclusive", one.sentence
+    if ci95[0] > limit:
+        return "fail", one.sentence
+    if ci95[1] <= limit:
+        return "pass", one.sentence
+    return "inconclusive", f"{one.sentence} The interval holds the limit; more rows may tell."
+
+
+# --- what is no metric ---------------------------------------------------------------------------
+
+
+def _ceilings(rules: config.Gate, result: Summary) -> Iterator[Check]:
+    for run in result.runs:
+        if (limit := rules.max_cost_usd) is not None:
+            text, cost = f"cost ≤ {limit:g} USD", run.cost_usd
+            yield _line(run, "max_cost_usd", text, cost, limit, _cost(run, limit))
+        if (limit := rules.max_latency_p95_s) is not None:
+            text, took = f"latency p95 ≤ {limit:g} s", run.latency_s.p95
+            found = _latency(run, limit, result)
+            yield _line(run, "max_latency_p95_s", text, took, limit, found)
+
+
+def _cost(run: RunSummary, limit: float) -> Judged:
+    if run.cost_usd is None:
+        return "inconclusive", "no cost is known: `prices:` lacks a model, or none was asked"
+    verdict: Literal["pass", "fail"] = "pass" if run.cost_usd <= limit else "fail"
+    return verdict, f"{_shown(run.cost_usd)} USD for {run.rows:,} rows"
+
+
+def _latency(run: RunSummary, limit: float, result: Summary) -> Judged:
+    """A flow that asks no model is as fast in a replay as otherwise."""
+    llm, took = result.llm, run.latency_s.p95
+    if took is None:
+        return "inconclusive", "no latency is known: no row completed, or nobody measured it"
+    if llm.mode == "replay" and (llm.calls or llm.cached):
+        return "skipped", "answers were replayed, so this latency is not the model's"
+    return "pass" if took <= limit else "fail", f"{_shown(took)} s"
+
+
+def _unanswered(result: Summary) -> Iterator[Check]:
+    """Rows that no recording answers, and evaluators that scored no row; often there are none."""
+    runs: list[RunSummary | Evaluation] = [*result.runs, *result.evaluations]
+    for run in runs:
+        if count := _unrecorded(run) if result.llm.mode == "replay" else 0:
+            who = f"evaluator {run.evaluator}" if isinstance(run, Evaluation) else "the flow"
+            why = f"{count:,} of {run.rows:,} rows have no recording; `make record` asks a model"
+            yield _open(run, f"{who}: every row has a recording", run.rows - count, why)
+    scored = {(s.variant, s.dataset, s.evaluator) for s in result.scores if s.scored}
+    for one in result.evaluations:
+        if (one.variant, one.dataset, one.evaluator) not in scored:
+            why = f"none of {one.rows:,} rows was scored"
+            yield _open(one, f"evaluator {one.evaluator}: rows are scored", 0, why)
+
+
+def _unrecorded(run: RunSummary | Evaluation) -> int:
+    rows = read_rows(Path(run.outputs)) if run.failed else ()
+    return sum((row.error or {}).get("code") == UNRECORDED for row in rows)
+
+
+def _open(run: RunSummary | Evaluation, text: str, known: int, why: str) -> Check:
+    return _line(run, "answered", text, known, run.rows, ("inconclusive", why))

@@ -23,11 +23,12 @@ def short(every: Mapping[str, str]) -> dict[str, str]:
 
 def commit() -> str:
     """The commit of the repo, `-dirty` behind it where files differ; empty where there is none."""
-    head = _git("rev-parse", "HEAD")
-    return f"{head}-dirty" if head and _git("status", "--porcelain") else head
+    head = git("rev-parse", "HEAD")
+    return f"{head}-dirty" if head and git("status", "--porcelain") else head
 
 
-def _git(*command: str) -> str:
+def git(*command: str) -> str:
+    """What git prints; empty where it fails or is not there."""
     try:
         done = subprocess.run(("git", *command), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

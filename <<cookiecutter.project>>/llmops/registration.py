@@ -20,7 +20,7 @@ from llmops.files import write_atomically
 from llmops.flows import Flow
 from llmops.plan import DEFAULT, Variant
 from llmops.settings import Settings
-from llmops.summary import SUMMARY, Model, Summary
+from llmops.summary import SUMMARY, Gate, Model, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
@@ -44,7 +44,8 @@ class Registration(Model):
     """`reports/registration.json`: what stands in the workspace for the last experiment.
 
     `flow` is the file (and function) that says what the packed flow is. `metrics` are those of the
-    variant, by evaluator and metric. `forced` is the reason given where the gate had not passed it.
+    variant, by evaluator and metric. `forced` is the reason given where the gate stopped it. `run`
+    is the hash that an approval is about, see `llmops.approval`.
     """
 
     experiment: str
@@ -59,6 +60,7 @@ class Registration(Model):
     llm: str
     metrics: dict[str, float | None]
     registered_at: str
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def candidate(settings: Settings) -> Candidate:
 
     Raises:
         UserError: there is no experiment, or it was one of another ENV; a name that Azure ML does
-            not take; the gate did not pass it and FORCE gives no reason; rows failed; or the flow
+            not take; the gate stops it and FORCE gives no reason; rows failed; or the flow
             or the data changed since.
     """
     last = summary.load()
@@ -140,15 +142,15 @@ def candidate(settings: Settings) -> Candidate:
         )
     name = _chosen(last, settings.variants)
     _check_rows(last, name)
-    verdict = _verdict(last, name if settings.variants else None)
-    forced = _forced(verdict, name, settings.force)
+    gate = _judged(last, name if settings.variants else None)
+    forced = _forced(gate, name, settings.force)
     experiment, checked = experiments.load(settings, (name.partition(" [")[0],))
     data = tuple(sources(experiment))
     check_names([last.experiment, *(source.name for source in data)])
     _check_unchanged(last, name, experiment, checked)
     variant = next(cell.variant for cell in checked.cells if cell.variant.name == name)
     assert checked.flow is not None
-    return Candidate(last, checked.flow, variant, data, verdict, forced, origin.commit())
+    return Candidate(last, checked.flow, variant, data, gate.verdict, forced, origin.commit())
 
 
 def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -203,23 +205,23 @@ def _check_rows(last: Summary, name: str) -> None:
             )
 
 
-def _verdict(last: Summary, name: str | None) -> str:
-    """The gate's verdict over the run, or over the checks of one variant of it."""
+def _judged(last: Summary, name: str | None) -> Gate:
+    """The gate of the run, or that of one variant; a variant that it says nothing of fails."""
     if name is None or not last.gate.checks:
-        return last.gate.verdict
-    own: list[str] = [check.verdict for check in last.gate.checks if check.variant == name]
-    return next((word for word in ("fail", "inconclusive") if word in own or not own), "pass")
+        return last.gate
+    own = last.gate.of(name)
+    return own if own.checks else own.model_copy(update={"verdict": "fail"})
 
 
-def _forced(verdict: str, name: str, reason: str) -> str:
+def _forced(gate: Gate, name: str, reason: str) -> str:
     """The reason to register all the same; empty where none is needed."""
-    if verdict in ("pass", "off"):
+    if not gate.stops:
         return ""
     if reason.lower() in NO_REASON:
         raise UserError(f"FORCE: '{reason}' is no reason. Write in words why, as FORCE=\"…\".")
     if not reason:
         raise UserError(
-            f"{SUMMARY}: gate: {verdict}, so '{name}' is not registered. Improve it and run "
+            f"{SUMMARY}: gate: {gate.verdict}, so '{name}' is not registered. Improve it and run "
             "`make experiment`, choose a variant that passed (VARIANTS=…), or give a reason: "
             'FORCE="…".'
         )

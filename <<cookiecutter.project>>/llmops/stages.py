@@ -43,23 +43,18 @@ def report(settings: Settings) -> int:
 
 
 def gate(settings: Settings) -> int:
-    """Judge the last experiment's scores by experiment.yaml as it is now; 2 where a check fails.
+    """Judge the last experiment's scores by experiment.yaml as it is now; 2 where that stops it.
 
     Raises:
         UserError: there is no experiment, or a check names what no evaluator gave.
     """
     last = _last()
     rules = config.load(last.env)
-    verdict = judge.judge(rules.gate, last.scores, last.evaluations)
-    judged = baseline.judged_again(last.model_copy(update={"gate": verdict}), rules)
+    judged = judge.judged(baseline.judged_again(last, rules), rules)
     summary.save(judged)
     reports.write(judged)
-    for check in verdict.checks:
-        print(
-            f"{check.verdict:4}  {check.variant} on {check.dataset}: {check.check}: {check.message}"
-        )
-    print(f"gate: {verdict.verdict}")
-    return FAILED if verdict.verdict == "fail" else OK
+    print("\n".join(judge.lines(judged.gate, judged.gate.checks)))
+    return FAILED if judged.gate.stops else OK
 
 
 def record(settings: Settings) -> int:

@@ -6,6 +6,7 @@ nothing that another stage printed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -138,17 +139,30 @@ class Comparison(Model):
     note: str = ""
 
 
+GateVerdict = Literal["pass", "fail", "inconclusive"]
+Bound = Literal[
+    "min", "max", "coverage", "max_drop", "max_cost_usd", "max_latency_p95_s", "answered"
+]
+
+
 class Check(Model):
-    """One line of the gate with the numbers that decided it; `check` says it in words."""
+    """One line of the gate with the numbers that decided it; `check` says it in words.
+
+    `evaluator` is empty for what is no metric: cost, latency, and rows that have no answer. `value`
+    is what was held against `limit`; for `max_drop` that is how much worse than the base it is,
+    less than 0 where it is better. `ci95` is its interval. A check that this run cannot make is
+    skipped and does not count. `message` gives numbers and reason.
+    """
 
     check: str
     evaluator: str
     metric: str
-    bound: Literal["min", "max", "coverage"]
+    bound: Bound
     variant: str
     dataset: str
-    verdict: Literal["pass", "fail"]
+    verdict: Literal["pass", "fail", "inconclusive", "skipped"]
     value: float | None
+    ci95: tuple[float, float] | None = None
     limit: float
     message: str
 
@@ -158,6 +172,27 @@ class Gate(Model):
 
     verdict: Literal["pass", "fail", "inconclusive", "off"] = "off"
     checks: tuple[Check, ...] = ()
+    on_inconclusive: Literal["warn", "fail"] = "warn"
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing may go further from here."""
+        stopping = ("fail", "inconclusive") if self.on_inconclusive == "fail" else ("fail",)
+        return self.verdict in stopping
+
+    def of(self, variant: str) -> Gate:
+        """The same gate over the checks of one variant; off where none is about it."""
+        own = tuple(check for check in self.checks if check.variant == variant)
+        verdict = overall(own) if own else "off"
+        return self.model_copy(update={"verdict": verdict, "checks": own})
+
+
+def overall(checks: Iterable[Check]) -> GateVerdict:
+    """The worst of the checks; inconclusive where not one of them could be made."""
+    found = {check.verdict for check in checks} - {"skipped"}
+    if "fail" in found:
+        return "fail"
+    return "pass" if found == {"pass"} else "inconclusive"
 
 
 class Base(Model):

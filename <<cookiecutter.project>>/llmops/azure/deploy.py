@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmops import image, registration, rollout
+from llmops import approval, image, registration, rollout
 from llmops.azure import roles, specification, workspace
 from llmops.azure.check import Tester
 from llmops.azure.online import Online
@@ -37,9 +37,10 @@ def deploy(settings: Settings) -> int:
     2 if the new deployment does not pass its test: then traffic is where it was.
 
     Raises:
-        UserError: something the user must fix, in the configuration or in Azure.
+        UserError: something the user must fix, in the configuration or in Azure; or no approval.
     """
     case, registered = specification.read(settings), registration.load()
+    approval.check(case.experiment, registered, settings)
     more = {"azure-requirements.txt": AZURE} if case.workspace_connections else {}
     context = image.files(case.flow, more)
     wanted = specification.wanted(case, registered, image.digest(context))
@@ -58,6 +59,8 @@ def deploy(settings: Settings) -> int:
 
 def rollback(settings: Settings) -> int:
     """Lead all traffic back to the prior deployment, after its test; PLAN and exit code as above.
+
+    It needs no approval: see `llmops.approval`.
 
     Raises:
         UserError: as `deploy`.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from llmops import connections, origin, registration
+from llmops import approval, connections, origin, registration
 from llmops.azure import assets, workspace
 from llmops.errors import OK
 from llmops.package import flow_hash, package
@@ -47,6 +47,8 @@ def run(settings: Settings) -> int:
 def _remarks(candidate: Candidate) -> Iterable[str]:
     if candidate.verdict == "off":
         yield "gate: off. experiment.yaml has no gate, so nothing judged this variant."
+    if candidate.verdict == "inconclusive" and not candidate.forced:
+        yield "gate: inconclusive. experiment.yaml lets that go on (on_inconclusive: warn)."
     if candidate.forced:
         yield f"gate: {candidate.verdict}, forced: {candidate.forced}"
     if candidate.summary.llm.mode == "replay":
@@ -98,6 +100,7 @@ def _manifest(candidate: Candidate, model: Asset, data: tuple[Asset, ...]) -> Re
         llm=candidate.summary.llm.mode,
         metrics=candidate.metrics,
         registered_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        run=approval.run_of(candidate.summary),
     )
 
 

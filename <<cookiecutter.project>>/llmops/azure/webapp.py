@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmops import image, registration
+from llmops import approval, image, registration
 from llmops.azure import roles, specification, webapp_specification, workspace
 from llmops.azure.check import TIMES, report
 from llmops.azure.deploy import follow
@@ -40,9 +40,10 @@ def deploy(settings: Settings) -> int:
     2 if the web app does not become healthy or fails its test: then the previous image is back.
 
     Raises:
-        UserError: something the user must fix, in the configuration or in Azure.
+        UserError: something the user must fix, in the configuration or in Azure; or no approval.
     """
     case, registered = webapp_specification.read(settings), registration.load()
+    approval.check(case.experiment, registered, settings)
     public, secret = webapp_specification.variables(case, registered)
     with TemporaryDirectory() as folder, _azure(case) as call:
         context = webapp_specification.context(case, registered, settings, Path(folder))
@@ -51,7 +52,7 @@ def deploy(settings: Settings) -> int:
 
 
 def rollback(settings: Settings) -> int:
-    """Put the image before the last deploy back, tested; PLAN and exit code as above.
+    """Put the image before the last deploy back, tested, with no approval; PLAN as above.
 
     Raises:
         UserError: as `deploy`, and where no image before is known.

@@ -52,6 +52,8 @@ def _advice(summary: Summary) -> str:
         case "fail":
             checks = f"{failed} of {every} checks {'fails' if failed == 1 else 'fail'}"
             return f"Do not merge it like this: {checks}."
+        case "inconclusive" if summary.gate.stops:
+            return f"Do not merge it like this: {open_} of {every} checks cannot tell."
         case "inconclusive" if open_:
             return f"Decide yourself: {open_} of {every} checks cannot tell. Below it says why."
         case "inconclusive":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llmops.files import slug
-from llmops.summary import Evaluation, Gate, RunSummary, Score, Summary
+from llmops.summary import Evaluation, RunSummary, Score, Summary
 
 RULE = (
     "Best first within each dataset: by the first metric that the gate judges, else the first of "
@@ -122,16 +122,12 @@ def folders(summary: Summary) -> dict[str, str]:
 
 def only(summary: Summary, variant: str) -> Summary:
     """The summary of one variant; its gate has the checks of this variant."""
-    checks = tuple(check for check in summary.gate.checks if check.variant == variant)
-    verdict = summary.gate.verdict if checks else "off"
-    if verdict == "fail" and all(check.verdict == "pass" for check in checks):
-        verdict = "pass"
     return summary.model_copy(
         update={
             "runs": tuple(run for run in summary.runs if run.variant == variant),
             "evaluations": tuple(e for e in summary.evaluations if e.variant == variant),
             "scores": tuple(score for score in summary.scores if score.variant == variant),
             "comparison": tuple(c for c in summary.comparison if variant == c.candidate),
-            "gate": Gate(verdict=verdict, checks=checks),
+            "gate": summary.gate.of(variant),
         }
     )
