@@ -103,7 +103,7 @@ def picture(found: list[Pull]) -> None:
     articles = (f"<h1>{pull.title}</h1><article>{render(pull.comment)}</article>" for pull in found)
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=shutil.which("chromium"))
-        view = browser.new_page(viewport={"width": 920, "height": 600}, device_scale_factor=1.25)
+        view = browser.new_page(viewport={"width": 920, "height": 600})
         view.set_content(f"<style>{STYLE}</style>{''.join(articles)}")
         view.screenshot(path=PICTURE, full_page=True)
         browser.close()
