@@ -4,8 +4,8 @@
 
 prints {"port": N} and serves until its stdin closes or SIGTERM comes. Every answer follows from the
 request: the first line of the answers file, {"when": ["substring", …], "answer": "…"}, all of whose
-substrings occur in the messages, else an echo of the last message. Each answer takes `--delay`
-seconds.
+substrings occur in the messages, else an echo of the last message. An answer that is a list is
+given in turn, one at a time. Each answer takes `--delay` seconds.
 
 Faults make it misbehave, in the order of the list. Each has optionally `when` (a substring of the
 messages) and `times` (how often, default always), and one of
@@ -21,6 +21,7 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ import tempfile
 import threading
 import urllib.request
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -175,7 +176,7 @@ class Model:
         self.delay = delay
         # The first substring stands alone because it decides almost every line.
         self.answers = [
-            (line["when"][0] if line["when"] else "", line["when"][1:], str(line["answer"]))
+            (line["when"][0] if line["when"] else "", line["when"][1:], in_turn(line["answer"]))
             for line in answers
         ]
         self.faults: list[Json] = []
@@ -242,7 +243,7 @@ class Model:
         """The prepared answer, or an echo."""
         for first, rest, answer in self.answers:
             if first in prompt and all(part in prompt for part in rest):
-                return answer
+                return next(answer)
         return f"echo: {texts[-1]}" if texts else "echo"
 
     def due(self, prompt: str) -> Json | None:
@@ -253,6 +254,11 @@ class Model:
                     fault["times"] -= 1
                 return fault
         return None
+
+
+def in_turn(answer: Any) -> Iterator[str]:
+    """The same answer again and again, or those of a list in turn."""
+    return itertools.cycle(map(str, answer if isinstance(answer, list) else [answer]))
 
 
 async def misbehave(send: Send, fault: Json) -> bool:

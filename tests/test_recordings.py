@@ -278,7 +278,9 @@ def test_a_miss_shows_the_place_where_a_message_differs(replay: Server) -> None:
 
 
 def test_a_miss_names_a_repeat_that_was_not_recorded(replay: Server) -> None:
-    assert "repeat: wanted 7, recorded " in miss_message(plain(replay, repeat=7))
+    message = miss_message(plain(replay, repeat=7))
+    assert "No recording of this request for repeat 7: " in message
+    assert "people.jsonl:2 answers repeat 1. `make record` with `repeats: 8` or more" in message
 
 
 def test_a_miss_leads_to_a_model_in_a_short_message(replay: Server) -> None:

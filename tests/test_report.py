@@ -879,6 +879,25 @@ def test_many_rows_come_in_pages(browser: Any) -> None:
         assert page.get_by_text("101–120 of 120 rows").is_visible()  # noqa: RUF001
 
 
+def test_each_repeat_of_a_row_is_a_line_of_its_own(browser: Any) -> None:
+    made = Experiment()
+    for variant, answers in (("default", "ABCD"), ("terse", "ABXY")):
+        rows = [row(number, answer=answer) for number, answer in enumerate(answers)]
+        made.run(variant, rows, repeats=2)
+    made.score("default", 0.5, scored=4, rows=4, repeats=2, repeat_sd=0.25)
+    report.write(made.summary(comparison=(against(flipped=(0, 1)),)))
+    with Opened(browser) as page:
+        assert numbers(page) == [0, 0, 0, 0, 1, 1, 1, 1]
+        assert column(page, "Repeat") == ["0", "0", "1", "1"] * 2
+        assert column(page, "Outputs") == ["A", "A", "C", "X", "B", "B", "D", "Y"]
+        assert "repeat sd 0.25" in page.locator("#variants").inner_text()
+        cards = page.locator("#differences").get_by_role("article")
+        labels = [card.get_attribute("aria-label") for card in cards.all()]
+        assert labels == ["Row 0, repeat 1", "Row 1, repeat 1"]
+        page.locator("#compared").get_by_role("link", name="Show 2 that changed").click()
+        assert page.get_by_text("2 of 2 rows that changed.").is_visible()
+
+
 def test_differences_stand_side_by_side(browser: Any) -> None:
     report.write(two_variants().summary())
     with Opened(browser) as page:

@@ -76,12 +76,20 @@ class Answers:
     def _served(self) -> list[Connection]:
         return [link for link in self._real.values() if link.served]
 
-    def connections(self) -> dict[str, Connection]:
-        """The connections for a worker: the real ones, or pointed at the loopback server."""
+    @property
+    def by_repeat(self) -> bool:
+        """Whether each repeat needs connections of its own, because its answers are kept apart."""
+        return self._server is not None
+
+    def connections(self, repeat: int = 0) -> dict[str, Connection]:
+        """The connections for a worker: the real ones, or pointed at the loopback server.
+
+        The server gives, or keeps, the answers of this repeat.
+        """
         if self._server is None:
             return self._real
         server = self._server
-        return {name: link.through(server.url(name)) for name, link in self._real.items()}
+        return {name: link.through(server.url(name, repeat)) for name, link in self._real.items()}
 
     def unreachable(self) -> dict[str, Connection]:
         """The connections with an address that nothing answers, for flows that are only loaded."""

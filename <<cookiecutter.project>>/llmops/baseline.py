@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from llmops import metrics, results
 from llmops.comparison import Evidence, Measure, Rules, compare
@@ -110,8 +111,9 @@ def _rules(evaluator: Evaluator, experiment: Experiment, scores: Sequence[Score]
 def _evidence(evaluation: Evaluation, scores: Sequence[Score]) -> Evidence:
     """What an evaluation kept; draws over another number of rows would be no pairs."""
     kept = Run(Path(evaluation.outputs).parent).draws()
-    if kept is None or kept.rows != evaluation.rows:
-        kept = Draws(evaluation.rows)
+    rows = evaluation.rows // evaluation.repeats
+    if kept is None or kept.rows != rows:
+        kept = Draws(rows)
     cell = evaluation.variant, evaluation.dataset
     return Evidence(
         *cell,
@@ -119,7 +121,7 @@ def _evidence(evaluation: Evaluation, scores: Sequence[Score]) -> Evidence:
         {
             score.metric: Measure(
                 score.value,
-                score.scored,
+                -(-score.scored // score.repeats),
                 kept.draws.get(score.metric, ()) if score.ci95 else (),
                 kept.alone.get(score.metric, ()),
                 score.note or (f"no values of rows: {kept.why_alone}" if kept.why_alone else ""),
@@ -135,16 +137,31 @@ def _evidence(evaluation: Evaluation, scores: Sequence[Score]) -> Evidence:
 
 @dataclass
 class _Column:
-    """One number of a run by row, and what `taken` makes of those that a draw has."""
+    """One number of a run by repeat and row, and what `taken` makes of those that a draw has."""
 
     name: str
     value: float | None
     taken: Callable[[list[float]], float]
-    alone: list[float | None]
+    repeats: list[list[float | None]]
     drawn: list[float | None] = field(default_factory=list)
 
+    @property
+    def alone(self) -> list[float | None]:
+        """Each row's own number: the mean over its repeats."""
+        if len(self.repeats) == 1:
+            return self.repeats[0]
+        rows = zip(*self.repeats, strict=True)
+        known = ([value for value in row if value is not None] for row in rows)
+        return [fmean(values) if values else None for values in known]
+
+    @property
+    def moves(self) -> bool:
+        """Whether not all numbers are the same."""
+        return len({value for repeat in self.repeats for value in repeat}) > 1
+
     def draw(self, chosen: Sequence[int]) -> None:
-        values = [value for value in map(self.alone.__getitem__, chosen) if value is not None]
+        found = (map(repeat.__getitem__, chosen) for repeat in self.repeats)
+        values = [value for column in found for value in column if value is not None]
         self.drawn.append(self.taken(values) if values else None)
 
 
@@ -180,10 +197,10 @@ def _run_evidence(
         wanted.add(LATENCY)
     if all(run.cost_usd is not None for run in group):
         wanted.add(COST)
-    rows = group[0].rows
+    rows = group[0].rows // group[0].repeats
     found = [[c for c in _columns(run, prices) if c.name in wanted] for run in group]
     columns = [column for own in found for column in own]
-    moving = [column for column in columns if len(set(column.alone)) > 1]
+    moving = [column for column in columns if column.moves]
     for chosen in metrics.draws(rows):
         for column in moving:
             column.draw(chosen)
@@ -196,13 +213,18 @@ def _run_evidence(
 
 def _columns(run: RunSummary, prices: dict[str, Price]) -> list[_Column]:
     """A row that is not there has no number; a failed one has no latency, but may have a cost."""
-    seconds: list[float | None] = [None] * run.rows
-    usd, failed = seconds.copy(), seconds.copy()
+    rows = run.rows // run.repeats
+
+    def empty() -> list[list[float | None]]:
+        return [[None] * rows for _ in range(run.repeats)]
+
+    seconds, usd, failed = empty(), empty(), empty()
     for row in read_rows(Path(run.outputs)):
         if row.row < run.rows:
-            seconds[row.row] = None if row.failed else row.latency_s
-            usd[row.row] = results.cost(row.usage, prices) or 0.0
-            failed[row.row] = float(row.failed)
+            repeat, at = divmod(row.row, rows)
+            seconds[repeat][at] = None if row.failed else row.latency_s
+            usd[repeat][at] = results.cost(row.usage, prices) or 0.0
+            failed[repeat][at] = float(row.failed)
     return [
         _Column(
             LATENCY, run.latency_s.p50, lambda values: metrics.percentile(values, 0.5), seconds

@@ -244,6 +244,9 @@ class Experiment(Strict):
         {}, description="grid over <node>.<input> or a flow input: a list of values each"
     )
     datasets: tuple[Dataset, ...] = ()
+    repeats: int = Field(
+        1, strict=True, ge=1, le=50, description="how often each row of a dataset is answered"
+    )
     evaluators: tuple[Evaluator, ...] = ()
     gate: Gate | None = None
     approval: Literal["none", "required"] = Field(

@@ -95,9 +95,9 @@ class Worker:
             return {"error": {"type": "WorkerDied", "message": str(error)}}
 
     async def aggregate(
-        self, job: Job, rows: Path, total: int | None = None
+        self, job: Job, rows: Path, total: int | None = None, repeats: int = 1
     ) -> dict[str, dict[str, Any]]:
-        """Metrics of a finished run: name → value, ci95, scored, note.
+        """Metrics of a finished run: name → value, ci95, scored, note; of repeats, repeat_sd too.
 
         `total` is how many rows the dataset has; default: as many as the last row's number says.
         What a later comparison needs is written beside the rows, see `llmops.runs.Draws`.
@@ -106,7 +106,13 @@ class Worker:
             UserError: the flow's aggregation failed.
         """
         await self.load(job)
-        request = {"op": "aggregate", "job": job.name, "rows": str(rows.resolve()), "total": total}
+        request = {
+            "op": "aggregate",
+            "job": job.name,
+            "rows": str(rows.resolve()),
+            "total": total,
+            "repeats": repeats,
+        }
         answer = await self._demand(job, request, "its aggregation failed")
         metrics: dict[str, dict[str, Any]] = answer["metrics"]
         return metrics

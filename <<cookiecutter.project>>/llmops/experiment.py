@@ -189,7 +189,9 @@ def _measure_version(task: _Task, version: Version) -> tuple[Side, _Measured]:
     mode = LIVE.get(task.executor.mode, task.executor.mode)
     settings = replace(task.settings, llm=mode if task.settings.target == "local" else None)
     experiment, checked = validate.load(settings.env, settings.variants, version.folder)
-    experiment = limited(experiment, settings)
+    repeats = task.experiment.repeats  # how exactly is measured, not what; and both use one store
+    experiment = limited(experiment, settings).model_copy(update={"repeats": repeats})
+    checked.repeats = repeats
     executor = execution.choose(settings, experiment, version.folder)
     then = replace(task, experiment=experiment, checked=checked, executor=executor)
     return Side(experiment, checked), _measure(then, work.cells(checked, executor.target))

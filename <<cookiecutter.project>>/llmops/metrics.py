@@ -6,8 +6,8 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from statistics import NormalDist
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist, stdev
 from typing import Any
 
 from llmops.runners import Aggregate, Aggregation
@@ -28,11 +28,15 @@ Column = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's value, its 95 % interval, and a note where either is missing."""
+    """A metric's value, its 95 % interval, and a note where either is missing.
+
+    `repeat_sd` is the standard deviation of the metric over the repeats, null with fewer than two.
+    """
 
     value: float | None
     ci95: tuple[float, float] | None = None
     note: str = ""
+    repeat_sd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,37 +62,55 @@ class TooSlow(Exception):  # noqa: N818  # a measurement, not a mistake
 
 
 def measure(
-    aggregation: Aggregation, scored: Sequence[int], rows: int, why_not: str = ""
+    aggregation: Aggregation,
+    scored: Sequence[int],
+    rows: int,
+    why_not: str = "",
+    repeats: int = 1,
 ) -> Measured:
     """Each metric of an aggregation with its 95 % bootstrap interval.
 
     Rows are drawn with replacement and the flow's own aggregation is run on each draw, see `draws`
     and `interval`. `scored` are the numbers of the rows that the aggregation is about, `rows` is
     how many the dataset has. `why_not` is a reason to run it no more.
+
+    With several `repeats`, a row of the dataset is drawn with all its answers: they are not
+    independent of one another, and taken for so many rows they would make the interval too narrow
+    (the cluster bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, 3.8;
+    Field and Welsh, Journal of the Royal Statistical Society B 69, 2007).
     """
     end = time.perf_counter() + BUDGET_S
+    each = dict[str, Column]()
+    if repeats > 1 and not why_not:
+        try:
+            aggregation, each = _by_repeat(aggregation, scored, rows, end)
+        except TooSlow as error:
+            why_not = str(error)
+    count = len(scored) if repeats == 1 else len({number % rows for number in scored})
     names = [name for name, value in aggregation.values.items() if _is_number(value)]
-    note, why_alone = why_not or _too_few(scored), why_not
+    note, why_alone = why_not or _too_few(count), why_not
     drawn, alone = dict[str, Column](), dict[str, Column]()
-    places: list[int | None] = [None] * rows
-    for place, row in enumerate(scored):
-        places[row] = place
+    places: list[int | None] = [None] * (rows * repeats)
+    for place, number in enumerate(scored):
+        places[number] = place
     if not note:
-        chosen = ([p for row in draw if (p := places[row]) is not None] for draw in draws(rows))
+        chosen = (_chosen(places, rows, draw) for draw in draws(rows))
         try:
             drawn = _columns(aggregation.again, names, chosen, resamples(rows), end)
         except TooSlow as error:
             note = str(error)
     if not why_alone:
-        single = ([] if place is None else [place] for place in places)
+        single = (_chosen(places, rows, [row]) for row in range(rows))
         try:
             alone = _columns(aggregation.again, names, single, rows, end)
         except TooSlow as error:
             why_alone = str(error)
     metrics = {
-        name: _metric(value, drawn.get(name, ()), len(scored), note)
+        name: _metric(value, drawn.get(name, ()), count, note)
         for name, value in aggregation.values.items()
     }
+    if repeats > 1:
+        metrics = {n: _with_spread(one, each.get(n), repeats) for n, one in metrics.items()}
     return Measured(metrics, drawn, alone, why_alone)
 
 
@@ -149,6 +171,67 @@ def _student(freedom: int) -> float:
     return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
 
 
+def _by_repeat(
+    aggregation: Aggregation, scored: Sequence[int], rows: int, end: float
+) -> tuple[Aggregation, dict[str, Column]]:
+    """The aggregation as the mean over the repeats, and each metric by repeat.
+
+    All answers together would be another metric than that of one repeat where it counts or adds
+    up. A repeat weighs as much as it has rows, so a mean of rows is that of all answers.
+    """
+    repeat_of = [number // rows for number in scored]
+
+    def again(chosen: Sequence[int]) -> dict[str, Any]:
+        taken = [(len(own), _tried(aggregation.again, own)) for own in _split(chosen, repeat_of)]
+        return {name: _mean([(n, found.get(name)) for n, found in taken]) for name in names}
+
+    names = [name for name, value in aggregation.values.items() if _is_number(value)]
+    groups = _split(range(len(scored)), repeat_of)
+    columns = _columns(aggregation.again, names, groups, len(groups), end)
+    sizes = [len(group) for group in groups]
+    means = {n: _mean(list(zip(sizes, column, strict=True))) for n, column in columns.items()}
+    return Aggregation(aggregation.values | means, again), columns
+
+
+def _with_spread(metric: Metric, column: Column | None, repeats: int) -> Metric:
+    """A metric with its standard deviation over the repeats; null column: it was not taken so."""
+    if metric.value is None:
+        return metric
+    known = [value for value in column or () if value is not None]
+    note = ""
+    if column is None:
+        note = "taken over all repeats together"
+    elif len(known) < repeats:
+        note = f"no value in {repeats - len(known)} of {repeats} repeats"
+    return replace(
+        metric,
+        note="; ".join(filter(None, (metric.note, note))),
+        repeat_sd=stdev(known) if len(known) > 1 else None,
+    )
+
+
+def _split(chosen: Iterable[int], repeat_of: Sequence[int]) -> list[list[int]]:
+    """The choice by repeat; one of which nothing was chosen is left out."""
+    groups: dict[int, list[int]] = {}
+    for place in chosen:
+        groups.setdefault(repeat_of[place], []).append(place)
+    return list(groups.values())
+
+
+def _mean(weighted: Sequence[tuple[int, Any]]) -> float | None:
+    """The mean of the numbers among the values, each with its weight."""
+    known = [(weight, value) for weight, value in weighted if _is_number(value)]
+    total = sum(weight for weight, _ in known)
+    return math.fsum(weight * value for weight, value in known) / total if total else None
+
+
+def _chosen(places: Sequence[int | None], rows: int, draw: Sequence[int]) -> list[int]:
+    """Where the answers to the drawn rows are; one that failed is nowhere."""
+    if len(places) == rows:
+        return [place for row in draw if (place := places[row]) is not None]
+    return [place for row in draw for place in places[row::rows] if place is not None]
+
+
 def _columns(
     aggregate: Aggregate,
     names: Sequence[str],
@@ -179,8 +262,8 @@ def _tried(aggregate: Aggregate, chosen: Sequence[int]) -> dict[str, Any]:
         return {}
 
 
-def _too_few(scored: Sequence[int]) -> str:
-    return "" if len(scored) > 1 else "one row" if scored else "no row"
+def _too_few(rows: int) -> str:
+    return "" if rows > 1 else "one row" if rows else "no row"
 
 
 def _metric(value: Any, drawn: Column, rows: int, note: str) -> Metric:

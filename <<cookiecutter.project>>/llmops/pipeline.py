@@ -2,6 +2,9 @@
 
 Rows flow through two bounded queues, so neither the data nor the results are held in memory. An
 evaluation starts as soon as the row that it scores is finished.
+
+Where recordings answer, each repeat has answers of its own, under an address of its own, so the
+repeats run one after the other; a model is asked for all of them at once.
 """
 
 from __future__ import annotations
@@ -56,26 +59,38 @@ class Pipeline:
             for work in works:
                 stack.callback(work.run.close)
             stack.push_async_callback(self._close_workers)
-            await self._start(works)
-            await self._feed(runs, evaluations)
+            *others, last = self._stages(works)
+            for repeats in others:
+                await self._start([work for work in works if _waits(work, repeats)], repeats.start)
+                await self._feed(runs, evaluations, repeats)
+                await self._close_workers()
+            await self._start([work for work in works if _busy(work, last)], last.start)
+            await self._feed(runs, evaluations, last)
             scoring = {work.flow.folder for work in evaluations}
             await self._close_workers({work.flow.folder for work in runs} - scoring)
             await asyncio.gather(*(self._measure(work) for work in evaluations))
+
+    def _stages(self, works: Sequence[Work]) -> list[range]:
+        """The repeats that run at the same time; there is one stage at least."""
+        repeats = max((work.repeats for work in works), default=1)
+        if not self._source.by_repeat:
+            return [range(repeats)]
+        return [range(one, one + 1) for one in range(repeats)]
 
     async def _measure(self, work: Work) -> None:
         """Aggregate an evaluation, unless its rows are as they were when that was done."""
         work.run.close()
         if work.run.metrics() is None:
             worker, loaded = self._workers[work.flow.folder], self._jobs[id(work)]
-            metrics = await worker.aggregate(loaded, work.run.path, len(work.table))
+            rows = len(work.table), work.repeats
+            metrics = await worker.aggregate(loaded, work.run.path, *rows)
             work.run.save_metrics(metrics)
 
-    async def _start(self, works: Sequence[Work]) -> None:
+    async def _start(self, busy: Sequence[Work], repeat: int) -> None:
         """Start a worker for each flow folder with something to do, all at once."""
-        busy = [w for w in works if w.left or (w.evaluator and w.run.metrics() is None)]
         if not busy:
             return
-        connections = self._source.connections()
+        connections = self._source.connections(repeat)
         variables = answers.environment(connections)
         for work in busy:
             folder = work.flow.folder
@@ -85,7 +100,9 @@ class Pipeline:
             self._jobs[id(work)] = job(name, work.flow, work.definition, connections)
         await asyncio.gather(*(self._workers[w.flow.folder].load(self._jobs[id(w)]) for w in busy))
 
-    async def _feed(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> None:
+    async def _feed(
+        self, runs: Sequence[Work], evaluations: Sequence[Work], repeats: range
+    ) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 consumers = [
@@ -94,10 +111,10 @@ class Pipeline:
                     for _ in range(self._limits.concurrency)
                 ]
                 for work in runs:
-                    await self._feed_run(work)
+                    await self._feed_run(work, repeats)
                 for work in evaluations:
                     if work.scored is None:
-                        for number in _left(work):
+                        for number in work.left_of(repeats):
                             await self._scores.put((work, number, None))
                 await self._rows.join()
                 await self._scores.join()
@@ -106,12 +123,13 @@ class Pipeline:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _feed_run(self, work: Work) -> None:
-        if any(score.left for score in work.scores):
+    async def _feed_run(self, work: Work, repeats: range) -> None:
+        if any(_waits(score, repeats) for score in work.scores):
+            numbers = work.numbers(repeats)
             for row in read_rows(work.run.path):
-                if not row.failed:
+                if not row.failed and row.row in numbers:
                     await self._score(work, row)
-        for number in _left(work):
+        for number in work.left_of(repeats):
             await self._rows.put((work, number, None))
 
     async def _consume(self, queue: asyncio.Queue[Item]) -> None:
@@ -136,7 +154,7 @@ class Pipeline:
     async def _score(self, work: Work, row: Row) -> None:
         left = [score for score in work.scores if row.row not in score.done]
         # As in prompt flow, `${run.inputs.x}` is a column of the run's data.
-        scored = replace(row, inputs=work.table[row.row]) if left else row
+        scored = replace(row, inputs=work.data(row.row)) if left else row
         for score in left:
             await self._scores.put((score, row.row, scored))
 
@@ -154,8 +172,13 @@ class Pipeline:
             await self._workers.pop(folder).close()
 
 
-def _left(work: Work) -> list[int]:
-    return [number for number in range(len(work.table)) if number not in work.done]
+def _waits(work: Work, repeats: range) -> bool:
+    return next(work.left_of(repeats), None) is not None
+
+
+def _busy(work: Work, repeats: range) -> bool:
+    """Whether rows of these repeats, the last ones, or the metrics of all rows are still to do."""
+    return _waits(work, repeats) or (work.evaluator is not None and work.run.metrics() is None)
 
 
 def _fault(error: dict[str, Any]) -> str:

@@ -36,7 +36,8 @@ def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
         variant=item.variant,
         parameters=item.parameters,
         dataset=item.dataset,
-        rows=len(item.table),
+        rows=item.rows,
+        repeats=item.repeats,
         failed=failed,
         tokens=Tokens(prompt=prompt, completion=completion, total=prompt + completion),
         latency_s=Latency(p50=_seconds(seconds, 0.5), p95=_seconds(seconds, 0.95)),
@@ -84,7 +85,8 @@ def evaluation(item: Work) -> Evaluation:
         variant=item.variant,
         dataset=item.dataset,
         evaluator=item.evaluator or "",
-        rows=len(item.table),
+        rows=item.rows,
+        repeats=item.repeats,
         failed=sum(row.failed for row in item.run.rows()),
         outputs=str(item.run.path),
     )
@@ -98,7 +100,8 @@ def scores(item: Work) -> Iterator[Score]:
             dataset=item.dataset,
             evaluator=item.evaluator or "",
             metric=metric,
-            rows=len(item.table),
+            rows=item.rows,
+            repeats=item.repeats,
             **measured,
         )
 
@@ -118,11 +121,17 @@ def failures(works: Iterable[Work]) -> list[str]:
                 key = item.name, str(row.error.get("code") or reason)
                 counts[key] += 1
                 if key not in examples:
-                    line = f"{item.table.path}: line {item.table.line(row.row)}"
-                    examples[key] = f"{reason} ({line})"
+                    examples[key] = f"{reason} ({_place(item, row.row)})"
     told = [
         f"{key[0]}: {count} {'row' if count == 1 else 'rows'} failed: {examples[key]}"
         for key, count in counts.most_common(REASONS)
     ]
     more = len(counts) - len(told)
     return [*told, f"and {more} more reasons, see the report"] if more else told
+
+
+def _place(item: Work, number: int) -> str:
+    """Where the data of a row stands, and which repeat it was."""
+    repeat, row = divmod(number, len(item.table))
+    line = f"{item.table.path}: line {item.table.line(row)}"
+    return f"{line}, repeat {repeat}" if item.repeats > 1 else line

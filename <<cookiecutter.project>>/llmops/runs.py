@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,10 +26,10 @@ ADDRESS = 12
 class Row:
     """One finished row of a run.
 
-    `row` counts from 0 in the order of the data. `error` is null for a completed row, otherwise
-    {"type", "message"}. `latency_s` is null where nobody measured it. `usage` maps a model to
-    [calls, prompt tokens, completion tokens]. `aggregation` holds what an evaluation flow's
-    aggregation needs of this row.
+    `row` counts from 0 in the order of the data; the rows of a second repeat follow those of the
+    first. `error` is null for a completed row, otherwise {"type", "message"}. `latency_s` is null
+    where nobody measured it. `usage` maps a model to [calls, prompt tokens, completion tokens].
+    `aggregation` holds what an evaluation flow's aggregation needs of this row.
     """
 
     row: int
@@ -70,6 +70,7 @@ class Run:
         self.path = self.folder / "rows.jsonl"
         self._metrics = self.folder / "metrics.json"
         self._draws = self.folder / "draws.json"
+        self._aside = self.folder / "aside.jsonl"
         self._file: IO[str] | None = None
 
     def rows(self) -> Iterator[Row]:
@@ -124,8 +125,7 @@ class Run:
     def _open(self) -> IO[str]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for derived in (self._metrics, self._draws):
-                derived.unlink(missing_ok=True)
+            self._forget_metrics()
             end_last_line(self.path)
             return self.path.open("a", encoding="utf-8", errors=UNENCODABLE)
         except OSError as error:
@@ -140,19 +140,40 @@ class Run:
             file.close()
         self.put_in_order()
 
+    def _forget_metrics(self) -> None:
+        for derived in (self._metrics, self._draws):
+            derived.unlink(missing_ok=True)
+
     def put_in_order(self) -> None:
         """Sort the rows by number and keep the last record of each."""
-        offsets: dict[int, int] = {}
         with self.path.open("rb") as file:
-            start = 0
-            for line in file:
-                if (row := _parse(line)) is not None:
-                    offsets[row.row] = start
-                start += len(line)
-            with write_atomically(self.path) as ordered:
-                for _, offset in sorted(offsets.items()):
-                    file.seek(offset)
-                    ordered.write(file.readline().decode("utf-8"))
+            lines = _lines(file)
+            _write(self.path, ((file, lines[row]) for row in sorted(lines)))
+
+    def put_aside(self, rows: int) -> None:
+        """Sort the rows, and leave only those below this number among them.
+
+        The others, of further repeats, wait in a file of their own until `take_back`.
+        """
+        self._forget_metrics()
+        with self.path.open("rb") as file, self._aside.open("a+b") as more:
+            places: dict[int, tuple[IO[bytes], int]] = {}
+            for one in (more, file):
+                places |= {row: (one, start) for row, start in _lines(one).items()}
+            every = sorted(places)
+            further = [row for row in every if row >= rows]
+            # Each row is on disk at any time, so that a kill loses none.
+            _write(self._aside, (places[row] for row in every))
+            _write(self.path, (places[row] for row in every if row < rows))
+            _write(self._aside, (places[row] for row in further))
+        if not further:
+            self._aside.unlink()
+
+    def take_back(self, rows: int) -> None:
+        """Put those rows that `put_aside` took, and that are below this number, to the others."""
+        first = next(read_rows(self._aside), None)
+        if first is not None and first.row < rows:
+            self.put_aside(rows)
 
 
 def folder(name: str, digest: str, store: Path = STORE) -> Path:
@@ -168,6 +189,25 @@ def read_rows(path: Path) -> Iterator[Row]:
         for line in file:
             if (row := _parse(line)) is not None:
                 yield row
+
+
+def _lines(file: IO[bytes]) -> dict[int, int]:
+    """The position of each row's last line."""
+    found: dict[int, int] = {}
+    start = file.seek(0)
+    for line in file:
+        if (row := _parse(line)) is not None:
+            found[row.row] = start
+        start += len(line)
+    return found
+
+
+def _write(path: Path, places: Iterable[tuple[IO[bytes], int]]) -> None:
+    """Write the lines that begin at these places; a file may be that of the path as it was."""
+    with write_atomically(path) as ordered:
+        for file, start in places:
+            file.seek(start)
+            ordered.write(file.readline().decode("utf-8").rstrip("\n") + "\n")
 
 
 def _parse(line: bytes) -> Row | None:

@@ -17,6 +17,7 @@ from llmops.flows import Flow
 from llmops.pipeline import LOGS
 from llmops.plan import Cell
 from llmops.recordings import RECORDED
+from llmops.report.words import TIMES
 from llmops.settings import Settings
 from llmops.validate import Checked
 from llmops.work import job
@@ -87,15 +88,17 @@ def _last() -> summary.Summary:
 def _preview(checked: Checked) -> str:
     count = len(checked.cells)
     lines = [f"{count} cell{'s' if count > 1 else ''}:"] if checked.cells else []
-    calls = 0
+    calls, repeats = 0, checked.repeats
+    times = f" {TIMES} {repeats} repeats" if repeats > 1 else ""
     for cell in checked.cells:
         rows = len(checked.tables[cell.dataset.source])
-        calls += rows * _model_calls(cell)
-        lines.append(f"  {cell.variant.name} over {cell.dataset.name}: {rows} rows")
+        calls += rows * repeats * _model_calls(cell)
+        lines.append(f"  {cell.variant.name} over {cell.dataset.name}: {rows} rows{times}")
     lines.append(f"evaluators: {', '.join(checked.evaluators) or 'none'}")
     if calls:
         lines.append(
-            f"about {calls} model calls (LLM nodes times rows), less what is stored already"
+            f"about {calls} model calls (LLM nodes times rows{times and ' times repeats'}), "
+            "less what is stored already"
         )
     return "\n".join([*lines, "experiment.yaml is valid."])
 

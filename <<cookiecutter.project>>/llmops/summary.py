@@ -55,14 +55,17 @@ class Latency(Model):
 class RunSummary(Model):
     """One cell of the plan: a variant with its parameters over one dataset.
 
-    `outputs` is the path of a JSON Lines file, one `llmops.runs.Row` a line in the data's order.
-    `cost_usd` is null unless experiment.yaml gives prices for every model that was used.
+    Each row of the data was answered `repeats` times; `rows` and all other numbers count every
+    answer. `outputs` is the path of a JSON Lines file, one `llmops.runs.Row` a line in the data's
+    order, repeat by repeat. `cost_usd` is null unless experiment.yaml gives prices for every model
+    that was used.
     """
 
     variant: str
     parameters: dict[str, Any]
     dataset: str
     rows: int
+    repeats: int = 1
     failed: int
     tokens: Tokens
     latency_s: Latency
@@ -71,12 +74,16 @@ class RunSummary(Model):
 
 
 class Evaluation(Model):
-    """One evaluator over one cell; `outputs` as in RunSummary, the same row numbers as the cell."""
+    """One evaluator over one cell; `rows`, `repeats` and `outputs` as in RunSummary.
+
+    Its rows have the same numbers as those of the cell.
+    """
 
     variant: str
     dataset: str
     evaluator: str
     rows: int
+    repeats: int = 1
     failed: int
     outputs: str
 
@@ -86,6 +93,10 @@ class Score(Model):
 
     `value` and `ci95` are in the metric's own unit. `scored` of `rows` rows carry the value. Where
     there is no interval, `note` says why.
+
+    Where each row was answered several times, `value` is the mean over the repeats and `repeat_sd`
+    their standard deviation: how far the metric of one repeat is from that of the next, over the
+    same data. It is the model's own noise, apart from what the choice of the rows adds.
     """
 
     variant: str
@@ -97,6 +108,8 @@ class Score(Model):
     scored: int
     rows: int
     note: str = ""
+    repeats: int = 1
+    repeat_sd: float | None = None
 
 
 Verdict = Literal["better", "worse", "no difference", "inconclusive"]
@@ -110,9 +123,10 @@ class Comparison(Model):
     the metric's own unit. Each interval is 95 % by itself: of 20 comparisons in which nothing
     differs, about one is called better or worse.
 
-    Of the rows that both scored, `wins` are better, `losses` worse and `ties` the same; all three
-    are null where a row has no value of its own. `flipped` are the numbers of the wins and losses,
-    at most the first 50. `note` says what is missing. How the verdict comes about stands in
+    Of the rows of the data that both scored, `wins` are better, `losses` worse and `ties` the same;
+    one that was answered several times counts once, with its mean. All three are null where a row
+    has no value of its own. `flipped` are the numbers of the wins and losses, at most the first 50.
+    `note` says what is missing. How the verdict comes about stands in
     `llmops.comparison`.
 
     `base` names the version that the baseline's value is of, as `main (abc1234)`; where it is empty

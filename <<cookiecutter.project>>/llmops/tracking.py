@@ -165,7 +165,7 @@ def _metrics(cell: ranking.Cell) -> dict[str, float]:
         low, high = score.ci95 or (None, None)
         name = ".".join(key)
         found |= {name: score.value, f"{name}.ci_low": low, f"{name}.ci_high": high}
-        found[f"{name}.scored"] = score.scored
+        found |= {f"{name}.scored": score.scored, f"{name}.repeat_sd": score.repeat_sd}
     return {name: float(value) for name, value in found.items() if value is not None}
 
 

@@ -25,12 +25,16 @@ SOURCES = {
 
 @dataclass
 class Checked:
-    """What the checks found: flows by name, tables by source, and the plan."""
+    """What the checks found: flows by name, tables by source, and the plan.
+
+    Each row of a cell is answered `repeats` times.
+    """
 
     flow: Flow | None = None
     evaluators: dict[str, Flow] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
+    repeats: int = 1
 
 
 def load(
@@ -58,7 +62,7 @@ def check(
     Raises:
         UserError: every problem found, one a line.
     """
-    found, problems = Checked(), list(known)
+    found, problems = Checked(repeats=experiment.repeats), list(known)
 
     def attempt(step: Callable[[], None]) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ LOGGED = "logged"
 class Work:
     """One flow over one table: a cell of the plan, or an evaluator over a cell.
 
-    `digest` is the run's content address. `done` holds the rows that need not run again. `scores`
+    `digest` is the run's content address. `repeats` is how often each row of the table is run; a
+    row of the run has the number `repeat * len(table) + row of the table`, so more repeats leave
+    the numbers of the others as they are. `done` holds the rows that need not run again. `scores`
     lists the evaluations that wait for this run's rows; `scored` is the run whose rows an
     evaluation scores, null for a production log.
     """
@@ -43,6 +45,7 @@ class Work:
     mappings: dict[str, Any]
     digest: str
     run: Run
+    repeats: int = 1
     done: set[int] = field(default_factory=set)
     scored: Work | None = None
     scores: list[Work] = field(default_factory=list)
@@ -55,13 +58,33 @@ class Work:
         return " / ".join(part for part in parts if part)
 
     @property
+    def rows(self) -> int:
+        """How many rows the run has when it is done: those of the table, once a repeat."""
+        return len(self.table) * self.repeats
+
+    @property
     def left(self) -> int:
         """How many rows are still to do."""
-        return len(self.table) - len(self.done)
+        return self.rows - len(self.done)
+
+    def left_of(self, repeats: range) -> Iterator[int]:
+        """The numbers of the rows of these repeats that are still to do."""
+        for number in self.numbers(repeats):
+            if number not in self.done:
+                yield number
+
+    def numbers(self, repeats: range) -> range:
+        """The numbers of all rows of these repeats."""
+        each = len(self.table)
+        return range(repeats.start * each, min(repeats.stop, self.repeats) * each)
+
+    def data(self, number: int) -> dict[str, Any]:
+        """The row of the table that a row of the run is about."""
+        return self.table[number % len(self.table)]
 
     def inputs(self, number: int, scored: Row | None = None) -> dict[str, Any]:
         """The flow's inputs for a row; KeyError where a mapping finds nothing."""
-        sources: dict[str, Mapping[str, Any]] = {"data": self.table[number]}
+        sources: dict[str, Mapping[str, Any]] = {"data": self.data(number)}
         if scored is not None:
             sources |= {"run.inputs": scored.inputs, "run.outputs": scored.outputs or {}}
         return apply_mappings(self.mappings, sources)
@@ -119,10 +142,11 @@ def _stored(run: RunSummary, checked: Checked) -> Work:
             f"(datasets: {', '.join(sources) or 'none'}). Run `make experiment` first."
         )
     table = checked.tables[sources[run.dataset]]
-    if len(table) != run.rows:
+    if len(table) != run.rows // run.repeats:
         raise UserError(
-            f"{table.path}: has {len(table)} rows, but the last experiment ran {run.rows} rows of "
-            f"dataset '{run.dataset}'. Run `make experiment` first."
+            f"{table.path}: has {len(table)} rows, but the last experiment ran "
+            f"{run.rows // run.repeats} rows of dataset '{run.dataset}'. "
+            "Run `make experiment` first."
         )
     if not path.exists():
         raise UserError(f"{run.outputs}: not found. Run `make experiment` first.")
@@ -137,7 +161,8 @@ def _stored(run: RunSummary, checked: Checked) -> Work:
         {},
         path.parent.name[-ADDRESS:],
         Run(path.parent),
-        done=set(range(len(table))),
+        run.repeats,
+        done=set(range(run.rows)),
     )
 
 
@@ -173,6 +198,7 @@ def evaluations(
                     mappings,
                     digest,
                     Run(folder(name, digest)),
+                    scored.repeats if scored else 1,
                     scored=scored,
                 )
                 if scored is not None:
@@ -182,15 +208,21 @@ def evaluations(
 
 
 def find_finished(works: Iterable[Work]) -> None:
-    """Look up which rows an earlier, equal run has finished already."""
+    """Look up which rows an earlier, equal run has finished already.
+
+    Rows of repeats that are not wanted now are put aside.
+    """
     for work in works:
+        work.run.take_back(work.rows)
         last, ordered = -1, True
         for row in work.run.rows():
-            last, ordered = row.row, ordered and row.row > last
-            if not row.failed:
+            last, ordered = max(last, row.row), ordered and row.row > last
+            if not row.failed and row.row < work.rows:
                 work.done.add(row.row)
                 work.saved_calls += sum(calls for calls, *_ in row.usage.values())
-        if not ordered:  # the task that wrote the rows was killed before it could
+        if last >= work.rows:
+            work.run.put_aside(work.rows)
+        elif not ordered:  # the task that wrote the rows was killed before it could
             work.run.put_in_order()
 
 
@@ -209,6 +241,7 @@ def _cell(cell: Cell, flow: Flow, checked: Checked, target: str) -> Work:
         mappings,
         digest,
         Run(folder(f"{variant.name}-{cell.dataset.name}", digest)),
+        checked.repeats,
     )
 
 

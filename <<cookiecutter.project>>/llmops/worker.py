@@ -6,8 +6,9 @@ would silently be the first one's. Requests and answers are JSON lines with an `
     {"id", "op": "load", "job": {"name", "kind", "folder", "file", "entry", "definition",
                                  "connections", "models"}}
     {"id", "op": "run", "job": name, "row", "inputs"}      one thread a row
-    {"id", "op": "aggregate", "job": name, "rows": path, "total"}   metrics of a finished run, over
-                                         a dataset of `total` rows; its draws go into its folder
+    {"id", "op": "aggregate", "job": name, "rows": path, "total", "repeats"}   metrics of a finished
+                    run, over a dataset of `total` rows, each answered `repeats` times; its draws
+                    go into its folder
 
 The process ends when stdin closes, and what it has started with it: nothing outlives the parent.
 """
@@ -121,8 +122,10 @@ class Worker:
         calls.ROW.set(asked)
         aggregation = self._runners[request["job"]].aggregate(counted) or means(counted)
         why_not = "the aggregation asks a model" if asked.usage else ""
-        rows = max(request["total"] or 0, max(counted.numbers, default=-1) + 1)
-        measured = measure(aggregation, counted.numbers, rows, why_not)
+        repeats = request["repeats"]
+        least = -(-(max(counted.numbers, default=-1) + 1) // repeats)
+        rows = max(request["total"] or 0, least)
+        measured = measure(aggregation, counted.numbers, rows, why_not, repeats)
         Run(Path(request["rows"]).parent).save_draws(
             Draws(rows, measured.draws, measured.alone, measured.why_alone)
         )
@@ -133,6 +136,7 @@ class Worker:
                     "ci95": metric.ci95,
                     "scored": counted.scored(name),
                     "note": metric.note,
+                    **({"repeat_sd": metric.repeat_sd} if repeats > 1 else {}),
                 }
                 for name, metric in measured.metrics.items()
             }

@@ -31,13 +31,19 @@ def choose(settings: Settings, experiment: Experiment, root: Path) -> Executor:
     """The executor for TARGET=azure or azure-pipeline.
 
     Raises:
-        UserError: a variable of the workspace is unset, LLM does not fit, or a dataset's name
-            cannot be that of an asset.
+        UserError: a variable of the workspace is unset, LLM or `repeats` does not fit, or a
+            dataset's name cannot be that of an asset.
     """
     if settings.llm not in (None, "live"):
         raise UserError(
             f"LLM: '{settings.llm}' with TARGET={settings.target}: in Azure the workspace's own "
             "connections answer. Leave out LLM, or TARGET."
+        )
+    if experiment.repeats > 1:
+        raise UserError(
+            f"{experiment.file('repeats')}: repeats: {experiment.repeats} with "
+            f"TARGET={settings.target}: a run in Azure answers each row once. Set `repeats: 1` (an "
+            "overlay may), or leave out TARGET."
         )
     registration.check_names(source.name for source in registration.sources(experiment))
     kinds = {"azure": Cloud, "azure-pipeline": Pipelines}

@@ -9,7 +9,7 @@ import sys
 from itertools import islice
 from typing import Any
 
-from llmops.recordings import Entry, Json, Store, relevant
+from llmops.recordings import Entry, Json, Store, key, relevant
 from llmops.recordings.calls import Call, RequestError
 
 # Characters of a text quoted in a message.
@@ -98,8 +98,21 @@ def _excerpt(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)[:EXCERPT]
 
 
+def _of_another_repeat(store: Store, call: Call) -> str:
+    """What to do where the request was recorded for an earlier repeat; empty where it was not."""
+    for repeat in reversed(range(call.repeat)):
+        if entry := store.entries.get(key(call.path, repeat, call.request)):
+            return (
+                f"No recording of this request for repeat {call.repeat}: {entry} answers repeat "
+                f"{repeat}. `make record` with `repeats: {call.repeat + 1}` or more asks for it."
+            )
+    return ""
+
+
 def miss(store: Store, call: Call) -> RequestError:
     """The refusal of a request that has no recording, and where it differs from the nearest one."""
+    if call.repeat and (told := _of_another_repeat(store, call)):
+        return RequestError(404, "recording_missing", told)
     entry = nearest(store, call)
     if entry is None:
         what = f"{store.folder} holds none for {call.path[:80]}"

@@ -16,7 +16,7 @@ from llmops.report.markdown import ROWS, write_markdown
 from llmops.report.pages import Place, write_page
 from llmops.report.rows import Columns, joined
 from llmops.report.sample import MOST, Sample, take
-from llmops.report.tables import RowTable, table, write_metrics
+from llmops.report.tables import RowTable, facts, table, write_metrics
 from llmops.summary import SUMMARY, Summary, save
 
 __all__ = ["compared", "table", "write"]
@@ -61,10 +61,11 @@ def _write_rows(
     """Write outputs.csv of the report and of each variant in one reading of the rows."""
     named = ranking.folders(summary)
     with write_atomically(folder / "outputs.csv") as file:
-        whole = RowTable(file, every)
+        shown = facts(summary)
+        whole = RowTable(file, every, shown)
         for variant, own in columns.items():
             with write_atomically(folder / named[variant] / "outputs.csv") as part:
-                tables = (whole, RowTable(part, own))
+                tables = (whole, RowTable(part, own, shown))
                 for cell in ranking.cells(ranking.only(summary, variant)):
                     for row in joined(cell):
                         for one in tables:

@@ -12,7 +12,7 @@ from llmops.report.inert import code, short, text
 from llmops.report.ranking import RULE, cells, metrics
 from llmops.report.rows import Joined
 from llmops.report.tables import overview
-from llmops.report.words import interval, metric_title, moment, number
+from llmops.report.words import interval, metric_title, moment, number, spread
 from llmops.summary import Check, Comparison, Score, Summary
 
 LINES, METRICS, CHECKS, COMPARED, ROWS = 5, 5, 4, 3, 10
@@ -139,7 +139,7 @@ def _failed(shown: Sequence[Joined], count: int) -> list[str]:
         return []
     first = "" if count == len(shown) else f", the first {len(shown)}"
     rows = [
-        f"- {code(row.variant)} · {code(row.dataset)} · row {row.row}: {text(row.error)}"
+        f"- {code(row.variant)} · {code(row.dataset)} · row {row.number}: {text(row.error)}"
         for row in shown
     ]
     return [f"**Rows with an error** ({count:,}{first})", "", *rows, ""]
@@ -164,7 +164,7 @@ def _details(summary: Summary) -> list[str]:
 
 def _metric(score: Score) -> str:
     name = code(f"{score.evaluator}.{score.metric}")
-    value = " ".join(filter(None, [number(score.value), interval(score)]))
+    value = " ".join(filter(None, [number(score.value), interval(score), spread(score)]))
     rows = f"{score.scored:,} of {score.rows:,} rows"
     note = f". {text(score.note)}" if score.note else ""
     return f"- {code(score.variant)} · {code(score.dataset)} · {name}: {value}, {rows}{note}"

@@ -52,8 +52,8 @@
       complete,
       variants,
       columns,
-      rows: rows.map(([variant, dataset, row, status, error, latency, prompt, completion, ...groups], index) => ({
-        index, variant, dataset, row, status, error, latency, prompt, completion,
+      rows: rows.map(([variant, dataset, row, repeat, status, error, latency, prompt, completion, ...groups], index) => ({
+        index, variant, dataset, row, repeat, status, error, latency, prompt, completion,
         inputs: pairs(columns.inputs, groups[0]),
         outputs: pairs(columns.outputs, groups[1]),
         scores: pairs(columns.scores, groups[2]),
@@ -78,6 +78,7 @@
     const shown = [{ title: "Row", kind: "open", value: (row) => row.row }];
     if (several("variant")) shown.push({ title: "Variant", kind: "short", value: (row) => row.variant });
     if (several("dataset")) shown.push({ title: "Dataset", kind: "short", value: (row) => row.dataset });
+    if (several("repeat")) shown.push({ title: "Repeat", kind: "number", value: (row) => row.repeat });
     shown.push(
       { title: "Status", kind: "status", value: (row) => STATUS[row.status] },
       { title: "Inputs", kind: "text", value: (row) => text(row.inputs), pairs: (row) => row.inputs },
@@ -162,7 +163,7 @@
     const id = `row-${row.index}`;
     const button = el("button", { type: "button", class: "open", "aria-expanded": "false", "aria-controls": id },
       el("span", { class: "hidden" }, "Row "), String(row.row));
-    const again = above && above.row === row.row && above.dataset === row.dataset;
+    const again = above && above.row === row.row && above.repeat === row.repeat && above.dataset === row.dataset;
     const line = el("tr", { class: again ? "row again" : "row", role: "row" },
       el("td", { role: "cell", "data-kind": "open" }, button),
       columns.slice(1).map((column) => cell(column, row)));
@@ -331,7 +332,7 @@
   }
 
   function differing(data, first, second) {
-    const key = (row) => JSON.stringify([row.dataset, row.row]);
+    const key = (row) => JSON.stringify([row.dataset, row.row, row.repeat]);
     const others = new Map(data.rows.filter((row) => row.variant === second).map((row) => [key(row), row]));
     const pairs = data.rows.filter((row) => row.variant === first && others.has(key(row)))
       .map((row) => {
@@ -342,7 +343,8 @@
       });
     const datasets = unique(data.rows.map((row) => row.dataset));
     const found = pairs.filter((pair) => pair.names.length)
-      .sort((x, y) => datasets.indexOf(x.row.dataset) - datasets.indexOf(y.row.dataset) || x.row.row - y.row.row);
+      .sort((x, y) => datasets.indexOf(x.row.dataset) - datasets.indexOf(y.row.dataset) || x.row.row - y.row.row
+        || x.row.repeat - y.row.repeat);
     return { total: pairs.length, found };
   }
 
@@ -352,7 +354,8 @@
   }
 
   function pairCard({ row, a, b, names }, several) {
-    const title = `Row ${row.row}${several ? ` · ${row.dataset}` : ""}`;
+    const repeat = row.repeat === null ? "" : `, repeat ${row.repeat}`;
+    const title = `Row ${row.row}${repeat}${several ? ` · ${row.dataset}` : ""}`;
     const sides = names.flatMap((name) => {
       const [left, right] = [tokens(written(a.get(name))), tokens(written(b.get(name)))];
       // Where one side has nothing, marking all of the other would say no more.
@@ -394,7 +397,7 @@
       const found = state.only ? differs.found.filter(chosen) : differs.found;
       const here = data.complete ? "" : " on this page";
       count.textContent = state.a === state.b ? "Choose two variants."
-        : state.only ? `${found.length} of ${state.only.rows.size} rows that changed${here}.`
+        : state.only ? `${unique(found.map(({ row }) => row.row)).length} of ${state.only.rows.size} rows that changed${here}.`
           : `${found.length} of ${differs.total} rows${here} differ.`;
       all.hidden = !state.only;
       list.replaceChildren(...found.slice(0, state.shown)

@@ -38,6 +38,13 @@ class Cell:
         return self.run.rows if self.run else max((e.rows for e in self.evaluations), default=0)
 
     @property
+    def repeats(self) -> int:
+        """How often each row of the dataset was answered; `rows` and `failed` count each answer."""
+        return (
+            self.run.repeats if self.run else max((e.repeats for e in self.evaluations), default=1)
+        )
+
+    @property
     def failed(self) -> int:
         """Rows that have an error instead of outputs."""
         return self.run.failed if self.run else max((e.failed for e in self.evaluations), default=0)

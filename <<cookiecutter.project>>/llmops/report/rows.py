@@ -18,9 +18,10 @@ COMPLETED, UNSCORED, FAILED = "completed", "unscored", "failed"
 class Joined:
     """One row of a cell.
 
-    `status` is completed, failed (the flow has no outputs) or unscored (an evaluator failed or has
-    no such row). `scores` are an evaluator's outputs as `<evaluator>.<output>`; `references` are
-    the inputs that an evaluator had besides, such as the expected answer.
+    `repeat` counts from 0, and is null where each row was answered once. `status` is completed,
+    failed (the flow has no outputs) or unscored (an evaluator failed or has no such row). `scores`
+    are an evaluator's outputs as `<evaluator>.<output>`; `references` are the inputs that an
+    evaluator had besides, such as the expected answer.
     """
 
     variant: str
@@ -28,6 +29,7 @@ class Joined:
     row: int
     inputs: dict[str, Any]
     outputs: dict[str, Any]
+    repeat: int | None = None
     status: str = COMPLETED
     error: str = ""
     latency_s: float | None = 0.0
@@ -35,6 +37,11 @@ class Joined:
     completion_tokens: int = 0
     scores: dict[str, Any] = field(default_factory=dict)
     references: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def number(self) -> str:
+        """`12`, or `12, repeat 1`."""
+        return str(self.row) if self.repeat is None else f"{self.row}, repeat {self.repeat}"
 
 
 @dataclass(slots=True)
@@ -90,10 +97,12 @@ class _Reader:
 
 
 def _start(cell: Cell, row: Row) -> Joined:
+    repeat, number = divmod(row.row, max(1, cell.rows // cell.repeats))
     return Joined(
         variant=cell.variant,
         dataset=cell.dataset,
-        row=row.row,
+        row=row.row if cell.repeats == 1 else number,
+        repeat=None if cell.repeats == 1 else repeat,
         inputs=row.inputs or {},
         outputs=row.outputs or {},
         status=FAILED if row.failed else COMPLETED,

@@ -77,7 +77,7 @@ def _interleaved(groups: list[list[Joined]]) -> list[Joined]:
     """Rows by dataset and number; the groups are in the order of the variants: sorting keeps it."""
     datasets = list(dict.fromkeys(row.dataset for group in groups for row in group))
     rows = [row for group in groups for row in group]
-    return sorted(rows, key=lambda row: (datasets.index(row.dataset), row.row))
+    return sorted(rows, key=lambda row: (datasets.index(row.dataset), row.row, row.repeat or 0))
 
 
 def shortened(row: Joined, length: int) -> Joined:
@@ -117,6 +117,7 @@ def packed(rows: Iterable[Joined], columns: Columns) -> Iterator[list[Any]]:
             row.variant,
             row.dataset,
             row.row,
+            row.repeat,
             row.status,
             row.error,
             row.latency_s and round(row.latency_s, 3),

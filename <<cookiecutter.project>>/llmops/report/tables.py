@@ -22,6 +22,9 @@ METRICS = ("variant", "parameters", "dataset", "evaluator", "metric", "value",
            "ci_low", "ci_high", "scored", "rows")  # fmt: skip
 ROW = ("variant", "dataset", "row", "status", "error",
        "latency_s", "prompt_tokens", "completion_tokens")  # fmt: skip
+REPEATED = (*ROW[:3], "repeat", *ROW[3:])
+SPREAD = (*METRICS, "repeats", "repeat_sd")
+"""Columns where rows were answered several times."""
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -56,29 +59,37 @@ def overview(summary: Summary) -> list[dict[str, str]]:
 def write_metrics(summary: Summary, path: Path) -> None:
     """Write metrics.csv: a line a score; numbers in full."""
     parameters = {run.variant: run.parameters for run in summary.runs}
+    titles = SPREAD if any(score.repeats > 1 for score in summary.scores) else METRICS
     with write_atomically(path) as file:
         writer = csv.writer(file)
-        writer.writerow(METRICS)
+        writer.writerow(titles)
         for cell in cells(summary):
             for score in cell.scores.values():
-                writer.writerow(map(guarded, _metric(score, parameters.get(score.variant, {}))))
+                values = _metric(score, parameters.get(score.variant, {}))
+                writer.writerow(map(guarded, values[: len(titles)]))
 
 
 def _metric(score: Score, parameters: dict[str, Any]) -> tuple[Any, ...]:
     low, high = score.ci95 or (None, None)
     return (score.variant, parameters, score.dataset, score.evaluator, score.metric, score.value,
-            low, high, score.scored, score.rows)  # fmt: skip
+            low, high, score.scored, score.rows, score.repeats, score.repeat_sd)  # fmt: skip
+
+
+def facts(summary: Summary) -> tuple[str, ...]:
+    """The columns of outputs.csv before inputs and outputs."""
+    return REPEATED if any(run.repeats > 1 for run in summary.runs) else ROW
 
 
 class RowTable:
-    """outputs.csv, written a row at a time."""
+    """outputs.csv, written a row at a time; `facts` are the columns before inputs and outputs."""
 
-    def __init__(self, file: IO[str], columns: Columns) -> None:
+    def __init__(self, file: IO[str], columns: Columns, facts: tuple[str, ...] = ROW) -> None:
         self._columns = columns
+        self._facts = facts
         self._writer = csv.writer(file)
         self._write(
             [
-                *ROW,
+                *facts,
                 *(f"inputs.{name}" for name in columns.inputs),
                 *(f"outputs.{name}" for name in columns.outputs),
                 *columns.scores,
@@ -89,7 +100,7 @@ class RowTable:
         """Write one row."""
         self._write(
             [
-                *(getattr(row, name) for name in ROW),
+                *(getattr(row, name) for name in self._facts),
                 *(row.inputs.get(name) for name in self._columns.inputs),
                 *(row.outputs.get(name) for name in self._columns.outputs),
                 *(row.scores.get(name) for name in self._columns.scores),

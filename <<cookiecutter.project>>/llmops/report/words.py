@@ -9,6 +9,7 @@ from llmops.report.ranking import Cell, Metric
 from llmops.summary import Score, Summary
 
 NONE = "\u2013"
+TIMES = "\u00d7"
 
 
 def metric_title(summary: Summary, metric: Metric) -> str:
@@ -34,14 +35,20 @@ def interval(score: Score) -> str:
 
 def coverage(score: Score) -> str:
     """`28 of 30 rows` where some rows carry no value, otherwise empty."""
-    return f"{score.scored:,} of {score.rows:,} rows" if score.scored < score.rows else ""
+    what = "rows" if score.repeats == 1 else "answers"
+    return f"{score.scored:,} of {score.rows:,} {what}" if score.scored < score.rows else ""
+
+
+def spread(score: Score) -> str:
+    """`repeat sd 0.02` where rows were answered several times, otherwise empty."""
+    return "" if score.repeat_sd is None else f"repeat sd {number(score.repeat_sd)}"
 
 
 def written(score: Score | None) -> str:
-    """A score in one piece of text: value, interval and how many rows carry it."""
+    """A score in one piece of text: value, interval, spread, and how many rows carry it."""
     if score is None:
         return NONE
-    partial = coverage(score)
+    partial = ", ".join(filter(None, (spread(score), coverage(score))))
     parts = [number(score.value), interval(score), f"({partial})" if partial else ""]
     return " ".join(part for part in parts if part)
 
@@ -51,9 +58,15 @@ def seconds(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f} s"
 
 
+def rows(cell: Cell) -> str:
+    """`30`, or, where each row was answered three times, 30 times `3 repeats`."""
+    each = f"{cell.rows // cell.repeats:,}"
+    return each if cell.repeats == 1 else f"{each} {TIMES} {cell.repeats} repeats"
+
+
 def rows_failed(cell: Cell) -> str:
-    """`30`, or `30 (2 failed)`."""
-    return f"{cell.rows:,} ({cell.failed:,} failed)" if cell.failed else f"{cell.rows:,}"
+    """`30`, or `30 (2 failed)`; of repeats each answer counts."""
+    return f"{rows(cell)} ({cell.failed:,} failed)" if cell.failed else rows(cell)
 
 
 def cost(cell: Cell) -> str:
