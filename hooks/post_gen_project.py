@@ -20,6 +20,8 @@ REMOVED = {
 }
 # Code beside the use cases of one repo: a change of it runs the workflows of all.
 SHARED = "shared"
+# What starts a pipeline, in .azure-pipelines.
+BRANCHES = "\n  branches: {include: [development, main, release/*]}\n"
 # Stays of work in the template's own tree; a clone has none.
 CACHES = (".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
@@ -73,10 +75,13 @@ def place_workflows() -> list[str]:
     and dependabot.yml serve all use cases: those that are there stay as they are.
     """
     workflows, below = Path(".github", "workflows"), enclosing()
-    if below is None or not workflows.is_dir():
+    if below is None:
         return []
     if not re.fullmatch(r"[\w./-]+", below.as_posix()):
         return [f"Its workflows work only at the root of the repo; {below} needs plain names."]
+    place_pipelines(below)
+    if not workflows.is_dir():
+        return []
     root = Path(*[".."] * len(below.parts), ".github")
     (root / "workflows").mkdir(parents=True, exist_ok=True)
     name, told = "-".join(below.parts), []
@@ -93,6 +98,15 @@ def place_workflows() -> list[str]:
         target.write_text(text, encoding="utf-8")
     remove(Path(".github"))
     return [f"Its workflows are {root / 'workflows' / name}-*.yml.", *told]
+
+
+def place_pipelines(below: Path) -> None:
+    """Azure Pipelines reads them where they lie: only the folder and its paths are written in."""
+    paths = f"{BRANCHES}  paths: {{include: [{below.as_posix()}, {SHARED}]}}\n"
+    for path in Path(".azure-pipelines").rglob("*.yml"):
+        text = path.read_text(encoding="utf-8").replace(BRANCHES, paths)
+        here = f"{{name: folder, value: {below.as_posix()}}}"
+        path.write_text(text.replace("{name: folder, value: .}", here), encoding="utf-8")
 
 
 def for_use_case(text: str, name: str, folder: Path) -> str:

@@ -171,6 +171,8 @@ def choose_mode(connections: Mapping[str, Connection], requested: str | None) ->
 def environment(folder: Path = Path()) -> dict[str, str]:
     """The variables of the process over those of `.env` in `folder`. os.environ is not changed.
 
+    `$(NAME)`, which Azure Pipelines leaves of a secret that it may not give, counts as unset.
+
     Raises:
         UserError: `.env` is not UTF-8, or a line of it is not NAME=value.
     """
@@ -191,7 +193,8 @@ def environment(folder: Path = Path()) -> dict[str, str]:
             )
         if binding.key:
             found[binding.key] = binding.value or ""
-    return {**found, **os.environ}
+    given = {name: text for name, text in os.environ.items() if not _NOT_GIVEN.fullmatch(text)}
+    return {**found, **given}
 
 
 def load(entries: Iterable[Entry], env: Variables) -> dict[str, Connection]:
@@ -324,6 +327,7 @@ def _missing(name: str, kind: str, given: Mapping[str, str], public: set[str]) -
     return tuple(found[1] if found else variable(name, key) for key, found in unset.items())
 
 
+_NOT_GIVEN = re.compile(r"\$\([\w.]+\)")
 _REFERENCE = re.compile(r"\$\{\s*(\w+)\s*\}")
 _PLACEHOLDER = re.compile(
     r"<[^<>]*>|(sk-)?[xX]{4,}|[*.…]+|https?://([xX]{4,}\b|[^/]*[<…]).*|.*\$\{[A-Z0-9_]+\}.*",

@@ -202,7 +202,7 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
     measured = _measure(task, runs)
     failed = measured.failed
     counted: Sequence[RunSummary | Evaluation] = measured.runs or measured.evaluations
-    if all(item.failed == item.rows for item in counted):
+    if all(item.failed == item.rows for item in counted) and not measured.asked.unrecorded:
         raise UserError("\n".join(["No row completed, so there is no report.", *failed]))
     result = Summary(
         experiment=experiment.name,
