@@ -26,6 +26,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   FORCE="reason"      register what the gate stops; the reason becomes a tag
   APPROVED_BY=prod    for `make approve` in a pipeline: the environment whose reviewers said yes
   NOTE="words"        a remark to keep with an approval; BASE=<git ref> shows the changes since
+  VERSION=v1.2.0      the template's version that `make update-template` brings in (default: newest)
   GITHUB_TOKEN        what `make comment` writes to a pull request with, in GitHub Actions;
                       in Azure Pipelines SYSTEM_ACCESSTOKEN
 """
@@ -46,7 +47,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 BIN = ROOT / ".venv" / "bin"
 # Each group is locked against those before it, because they share one .venv.
-GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook")
+GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook", "template")
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["help"]
@@ -165,6 +166,12 @@ def monitor(session: nox.Session) -> None:
 def notebook(session: nox.Session) -> None:
     """Run notebooks/evaluate.ipynb on the last run; its outputs are in reports/."""
     script("notebook", "notebook")
+
+
+@nox.session(name="update-template")
+def update_template(session: nox.Session) -> None:
+    """Bring later changes of the template in, as changes to review."""
+    script("update_template", "template")
 
 
 @nox.session

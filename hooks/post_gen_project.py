@@ -27,7 +27,7 @@ CACHES = (".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache",
 
 
 def main() -> None:
-    answers = json.loads(Path(".template.json").read_text(encoding="utf-8"))
+    answers = record_origin(Path(".template.json"))
     lay_example(answers["example"])
     for question, removed in REMOVED.items():
         for name in removed.get(answers[question], []):
@@ -41,6 +41,22 @@ def main() -> None:
         print(line)
     print(f"\nNext:\n\n  cd {shown(Path.cwd())}\n  make experiment")
     print("  python3 -m webbrowser reports/index.html\n")
+
+
+def record_origin(path: Path) -> dict[str, str]:
+    """Write which commit of the template this is, in place of where its files lie; the answers."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    folder = Path("..") / record["commit"]  # relative to where cookiecutter was started
+    record["commit"] = ""
+    if (folder / ".git").exists() and shutil.which("git"):
+        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        record["commit"] = found.stdout.strip()
+    if folder.is_dir() and Path("..", record["template"]).is_dir():
+        record["template"] = str(Path("..", record["template"]).resolve())
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    answers: dict[str, str] = record["answers"]
+    return answers
 
 
 def lay_example(name: str) -> None:

@@ -82,7 +82,7 @@ REJECTED = [
 def test_accepted(question: str, answer: str, generate: Bake, tmp_path: Path) -> None:
     repo = generate(tmp_path, **{"example": "blank", question: answer})
     project = tomllib.loads((repo / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    known = json.loads((repo / ".template.json").read_text(encoding="utf-8"))
+    known = json.loads((repo / ".template.json").read_text(encoding="utf-8"))["answers"]
     written = {
         "project": project["name"],
         "description": project["description"],
@@ -306,8 +306,8 @@ def test_help_lists_every_task(folder: Path, run: Run) -> None:
 
 def test_the_vocabulary() -> None:
     local = "help validate try experiment compare evaluate report gate comment record doctor"
-    azure = "azure-setup register approve deploy check-endpoint rollback monitor notebook"
-    names = f"{local} {azure} test lint lock"
+    azure = "azure-setup register approve deploy check-endpoint rollback monitor"
+    names = f"{local} {azure} notebook update-template test lint lock"
     assert list(sessions(HOUSE / "noxfile.py")) == names.split()
 
 

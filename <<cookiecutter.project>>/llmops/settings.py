@@ -50,6 +50,7 @@ class Settings:
     log: str = ""
     base: str = ""
     runs: tuple[str, ...] = ()
+    version: str = ""
     sample: int | None = None
     since: Period | None = None
 
@@ -77,6 +78,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         force=given.get("FORCE", ""),
         log=given.get("LOG", ""),
         base=given.get("BASE", ""),
+        version=given.get("VERSION", ""),
         runs=tuple(words(given.get("RUNS", ""))),
         sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
         since=_period(given["SINCE"]) if "SINCE" in given else None,
