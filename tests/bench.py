@@ -91,6 +91,7 @@ def main() -> None:
         "15 rows at 4": lambda: fifteen(options.runs),
         "nothing changed": lambda: unchanged(options.runs),
         "nothing changed, make experiment": lambda: unchanged_task(options.repo, options.runs),
+        "pull request": lambda: pull_request(options.repo, options.runs),
         "register, deploy, check-endpoint": lambda: azure(options.runs),
         "intervals": lambda: intervals(options.runs),
         "gate on a stored run": lambda: gate(options.runs),
@@ -144,6 +145,22 @@ def unchanged_task(repo: Path, runs: int) -> Figure | None:
     measure(command, repo, environment)
     again = [measure(command, repo, environment) for _ in range(runs)]
     return Figure("nothing changed, make experiment", "2 s", again)
+
+
+def pull_request(repo: Path, runs: int) -> Figure | None:
+    """What a pull request's workflow runs, in a repo whose .venv is there; answers replayed."""
+    if not (repo / ".venv" / "bin" / "nox").exists():
+        print(f"{repo}: no .venv, so no pull request (see --repo)")
+        return None
+    own = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
+    for command in (("add", "--all"), (*own, "commit", "--quiet", "--allow-empty", "-m", "bench")):
+        subprocess.run(("git", *command), cwd=repo, check=True)
+    tasks = ("validate", "lint", "test", "compare")
+    steps = " && ".join(f".venv/bin/python -m nox --session {task}" for task in tasks)
+    command, environment = ["sh", "-c", steps], {**os.environ, "LLM": "replay", "BASE": "HEAD"}
+    measure(command, repo, environment)
+    again = [measure(command, repo, environment) for _ in range(runs)]
+    return Figure("pull request: validate, lint, test, compare", "60 s", again)
 
 
 def intervals(runs: int) -> Figure:
