@@ -12,7 +12,7 @@ Rows that no recording answers, and an evaluator that scored no row, make a run 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -46,10 +46,13 @@ def judged(result: Summary, experiment: Experiment) -> Summary:
     rules, file = experiment.gate, experiment.file("gate")
     if rules is None or not (rules.checks or rules.max_cost_usd or rules.max_latency_p95_s):
         return result.model_copy(update={"gate": summary.Gate()})
+    unrecorded = _unrecorded(result)
+    missing = {(r.variant, r.dataset) for r in result.runs if unrecorded.get(r.outputs)}
+    every = (line for check in rules.checks for line in _lines(check, result, file))
     checks = (
-        *(line for check in rules.checks for line in _lines(check, result, file)),
+        *(_excused(o) if (o.variant, o.dataset) in missing else o for o in every),
         *_ceilings(rules, result),
-        *_unanswered(result),
+        *_unanswered(result, unrecorded),
     )
     verdict = overall(checks)
     found = summary.Gate(verdict=verdict, checks=checks, on_inconclusive=rules.on_inconclusive)
@@ -93,12 +96,9 @@ def _lines(check: config.Check, result: Summary, file: str) -> Iterator[Check]:
     scored = answered and any(one.failed < one.rows for one in own)
     if check.metric not in known and (known or scored):
         raise _unknown(file, check, f"metric '{check.metric}'", known)
-    replayed = result.runs if result.llm.mode == "replay" else ()
-    missing = {(run.variant, run.dataset) for run in replayed if _unrecorded(run)}
     for one in own:
         if check.dataset in (None, one.dataset):
-            found = _verdicts(check, _score(check, one, named), result)
-            yield from map(_excused, found) if (one.variant, one.dataset) in missing else found
+            yield from _verdicts(check, _score(check, one, named), result)
 
 
 def _excused(check: Check) -> Check:
@@ -282,11 +282,11 @@ def _latency(run: RunSummary, limit: float, result: Summary) -> Judged:
     return "pass" if took <= limit else "fail", f"{_shown(took)} s"
 
 
-def _unanswered(result: Summary) -> Iterator[Check]:
+def _unanswered(result: Summary, unrecorded: Mapping[str, int]) -> Iterator[Check]:
     """Rows that no recording answers, and evaluators that scored no row; often there are none."""
     runs: list[RunSummary | Evaluation] = [*result.runs, *result.evaluations]
     for run in runs:
-        if count := _unrecorded(run) if result.llm.mode == "replay" else 0:
+        if count := unrecorded.get(run.outputs, 0):
             who = f"evaluator {run.evaluator}" if isinstance(run, Evaluation) else "the flow"
             why = f"{count:,} of {run.rows:,} rows have no recording; `make record` asks a model"
             yield _open(run, f"{who}: every row has a recording", run.rows - count, why)
@@ -297,9 +297,18 @@ def _unanswered(result: Summary) -> Iterator[Check]:
             yield _open(one, f"evaluator {one.evaluator}: rows are scored", 0, why)
 
 
-def _unrecorded(run: RunSummary | Evaluation) -> int:
-    rows = read_rows(Path(run.outputs)) if run.failed else ()
-    return sum((row.error or {}).get("code") == UNRECORDED for row in rows)
+def _unrecorded(result: Summary) -> dict[str, int]:
+    """How many rows of a replay have no recording, by the file of the rows; each is read once."""
+    runs: list[RunSummary | Evaluation] = [*result.runs, *result.evaluations]
+    if result.llm.mode != "replay":
+        return {}
+    return {
+        run.outputs: sum(
+            (row.error or {}).get("code") == UNRECORDED for row in read_rows(Path(run.outputs))
+        )
+        for run in runs
+        if run.failed
+    }
 
 
 def _open(run: RunSummary | Evaluation, text: str, known: int, why: str) -> Check:

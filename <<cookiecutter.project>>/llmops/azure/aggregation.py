@@ -34,18 +34,21 @@ class Evaluated:
     metrics: Mapping[str, Any]
 
 
-def inputs(flow: Flow, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What aggregation takes of one row (`Row.aggregation`), as far as its `outputs` tell."""
-    if flow.kind == "flex":
-        return {"returned": "value"} if set(outputs) == {"output"} else {}
-    nodes = flow.nodes.values()
-    wanted = {
+def wanted(flow: Flow) -> frozenset[str]:
+    """The references to node outputs that a flow's aggregation takes of each row."""
+    return frozenset(
         str(value)
-        for node in nodes
+        for node in flow.nodes.values()
         if node.get("aggregation")
         for value in (node.get("inputs") or {}).values()
         if NODE_OUTPUT.fullmatch(str(value))
-    }
+    )
+
+
+def inputs(flow: Flow, wanted: Iterable[str], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What aggregation takes of one row (`Row.aggregation`), as far as its `outputs` tell."""
+    if flow.kind == "flex":
+        return {"returned": "value"} if set(outputs) == {"output"} else {}
     given = _references(flow, outputs)
     found = {reference: _value(reference, given) for reference in wanted}
     return {reference: value for reference, value in found.items() if value is not None}

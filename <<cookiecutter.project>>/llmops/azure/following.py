@@ -197,8 +197,8 @@ class Session:
         else:
             error = self._asked(self._service.error, remote.name)
             missing = f"the run {remote.name} is {remote.state} in Azure: {error}"
-        model = _model(work)
-        kept = {row.row: _completed(row, work, model) for row in rows}
+        model, taken = _model(work), aggregation.wanted(work.flow) if work.evaluator else None
+        kept = {row.row: _completed(row, work.flow, model, taken) for row in rows}
         work.done.clear()
         work.run.forget()
         for number in _expected(work):
@@ -252,9 +252,9 @@ def _expected(work: Work) -> Iterator[int]:
     return (row.row for row in work.scored.run.rows() if not row.failed)
 
 
-def _completed(row: Row, work: Work, model: str) -> Row:
+def _completed(row: Row, flow: flows.Flow, model: str, wanted: Iterable[str] | None) -> Row:
     usage = dict(zip([model], row.usage.values(), strict=False))
-    taken = aggregation.inputs(work.flow, row.outputs or {}) if work.evaluator else {}
+    taken = {} if wanted is None else aggregation.inputs(flow, wanted, row.outputs or {})
     return replace(row, usage=usage, aggregation=taken)
 
 
