@@ -19,7 +19,6 @@ from pathlib import Path
 from llmops import config, gate, origin, registration, report, summary
 from llmops.config import Experiment
 from llmops.errors import OK, UserError
-from llmops.files import write_atomically
 from llmops.registration import REGISTRATION, Registration
 from llmops.report.words import source
 from llmops.settings import Settings
@@ -90,8 +89,7 @@ def run(settings: Settings, environment: Mapping[str, str] = os.environ) -> int:
         how=how,
         note=note,
     )
-    with write_atomically(APPROVAL) as file:
-        file.write(approval.model_dump_json(indent=2) + "\n")
+    summary.save(approval, APPROVAL)
     print(f"approved by {who} ({how}): {APPROVAL}")
     return OK
 
@@ -114,16 +112,9 @@ def check(experiment: Experiment, registered: Registration, settings: Settings) 
         print(f"`make deploy` would be refused: {problem}", flush=True)
 
 
-def load(path: Path = APPROVAL) -> Approval | None:
+def load() -> Approval | None:
     """The approval, null where there is none; raises UserError where it cannot be read."""
-    try:
-        return Approval.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not of this version. Run `make approve` again.") from error
+    return summary.read(Approval, APPROVAL, "approve") if APPROVAL.exists() else None
 
 
 def _missing(experiment: Experiment, registered: Registration, env: str) -> str:

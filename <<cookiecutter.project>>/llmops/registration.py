@@ -16,7 +16,6 @@ from llmops import experiment as experiments
 from llmops.answers import FOLDER
 from llmops.config import Dataset, EvaluatorDataset, Experiment
 from llmops.errors import UserError
-from llmops.files import write_atomically
 from llmops.flows import Flow
 from llmops.plan import DEFAULT, Variant
 from llmops.settings import Settings
@@ -106,24 +105,16 @@ class Candidate:
 
 def save(registration: Registration, path: Path = REGISTRATION) -> None:
     """Write the manifest; raises UserError where the folder cannot be written."""
-    with write_atomically(path) as file:
-        file.write(registration.model_dump_json(indent=2) + "\n")
+    summary.save(registration, path)
 
 
-def load(path: Path = REGISTRATION) -> Registration:
+def load() -> Registration:
     """Read the manifest that `make register` wrote.
 
     Raises:
         UserError: there is none, or it is not one of this version.
     """
-    try:
-        return Registration.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not found. Run `make register` first.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not of this version. Run `make register` again.") from error
+    return summary.read(Registration, REGISTRATION, "register")
 
 
 def candidate(settings: Settings) -> Candidate:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from llmops.config import Price
 from llmops.errors import UserError
-from llmops.files import write_atomically
 from llmops.metrics import percentile
-from llmops.summary import Evaluation, Latency, RunSummary, Score, Tokens
+from llmops.summary import Evaluation, Latency, RunSummary, Score, Tokens, save
 from llmops.work import Work
 
 ABOUT = "run.json"
@@ -48,8 +47,7 @@ def run_summary(item: Work, prices: dict[str, Price]) -> RunSummary:
 
 def keep(item: Work, summary: RunSummary) -> None:
     """Write a cell's summary beside its rows."""
-    with write_atomically(item.run.folder / ABOUT) as file:
-        file.write(summary.model_dump_json(indent=2) + "\n")
+    save(summary, item.run.folder / ABOUT)
 
 
 def kept(folder: Path) -> RunSummary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -246,10 +246,13 @@ class Summary(Model):
     gate: Gate = Gate()
 
 
-def save(summary: Summary, path: Path = SUMMARY) -> None:
-    """Write the summary; raises UserError where the folder cannot be written."""
+Document = TypeVar("Document", bound=Model)
+
+
+def save(document: Model, path: Path = SUMMARY) -> None:
+    """Write a summary or another document; raises UserError where the folder cannot be written."""
     with write_atomically(path) as file:
-        file.write(summary.model_dump_json(indent=2) + "\n")
+        file.write(document.model_dump_json(indent=2) + "\n")
 
 
 def load(path: Path = SUMMARY) -> Summary:
@@ -258,13 +261,20 @@ def load(path: Path = SUMMARY) -> Summary:
     Raises:
         UserError: there is none, or it is not a summary of this version.
     """
+    return read(Summary, path, "experiment", "a summary of this version")
+
+
+def read(kind: type[Document], path: Path, task: str, what: str = "of this version") -> Document:
+    """Read a document that `make <task>` writes.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it is not `what`.
+    """
     try:
-        return Summary.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not found. Run `make experiment` first.") from error
+        raise UserError(f"{path}: not found. Run `make {task}` first.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
     except ValueError as error:
-        raise UserError(
-            f"{path}: not a summary of this version. Run `make experiment` again."
-        ) from error
+        raise UserError(f"{path}: not {what}. Run `make {task}` again.") from error
