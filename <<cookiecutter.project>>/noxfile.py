@@ -20,12 +20,16 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
   KIND=managed        where `make deploy` goes: managed, kubernetes, webapp (default: the entry of
                       configs/deployment_config.json that is filled in for ENV)
-  PLAN=1              say what deploy or rollback would change, and change nothing
+  PLAN=1              say what deploy, rollback or onboard would change, and change nothing
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
                       that were granted just now to act
   FORCE="reason"      register what the gate stops; the reason becomes a tag
   APPROVED_BY=prod    for `make approve` in a pipeline: the environment whose reviewers said yes
   NOTE="words"        a remark to keep with an approval; BASE=<git ref> shows the changes since
+  FROM=../my-flow     what `make onboard` brings in: a flow's folder or file, path/flow.py:function,
+                      a use case of Microsoft's template, or a code-first repo (FLOW: a name in it)
+  EVALUATOR=../eval   the evaluation flow that it brings in; DATA=rows.csv instead of what it finds
+  YES=1               let it replace files that are here already
   VERSION=v1.2.0      the template's version that `make update-template` brings in (default: newest)
   GITHUB_TOKEN        what `make comment` writes to a pull request with, in GitHub Actions;
                       in Azure Pipelines SYSTEM_ACCESSTOKEN
@@ -166,6 +170,12 @@ def monitor(session: nox.Session) -> None:
 def notebook(session: nox.Session) -> None:
     """Run notebooks/evaluate.ipynb on the last run; its outputs are in reports/."""
     script("notebook", "notebook")
+
+
+@nox.session
+def onboard(session: nox.Session) -> None:
+    """Bring in a flow or a use case that exists already (FROM=path), unchanged."""
+    script("onboard")
 
 
 @nox.session(name="update-template")

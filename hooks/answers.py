@@ -9,6 +9,7 @@ need a template tag in a Python file to see the answers.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from cookiecutter.exceptions import FailedHookException
 from jinja2 import Environment
@@ -45,6 +46,7 @@ class Rules(Extension):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         environment.filters["checked"] = checked
+        environment.filters["found"] = found
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Refuse a tag in an answer of the command line, which cookiecutter would render.
@@ -62,6 +64,19 @@ def checked(answer: str, question: str) -> str:
         if not re.fullmatch(pattern, answer):
             raise refusal(question, answer, rule)
     return answer
+
+
+def found(answer: str) -> str:
+    """The path of a flow as the hook, which runs in another folder, finds it; "" for none.
+
+    Behind a Python file may stand the name of a function, as in `flow.py:run`. Raises
+    FailedHookException where nothing is there.
+    """
+    path, colon, function = answer.strip().partition(".py:")
+    place = Path(f"{path}.py" if colon else path).expanduser()
+    if path and not place.exists():
+        raise refusal("flow", answer, "be the path of a flow, a use case or a repo that is there")
+    return f"{place.resolve()}{':' if colon else ''}{function}" if path else ""
 
 
 def refusal(what: str, answer: str, rule: str) -> FailedHookException:

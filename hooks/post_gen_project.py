@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 # question -> answer -> what is removed; answers that are not named remove nothing.
@@ -18,6 +19,8 @@ REMOVED = {
     "ci": {"github": [".azure-pipelines"], "azure_devops": [".github"]},
     "licence": {"none": ["LICENSE"]},
 }
+# The answer that there is no example, as where a flow is brought in.
+NONE = "none"
 # Code beside the use cases of one repo: a change of it runs the workflows of all.
 SHARED = "shared"
 # What starts a pipeline, in .azure-pipelines.
@@ -27,7 +30,7 @@ CACHES = (".venv", "__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache",
 
 
 def main() -> None:
-    answers = record_origin(Path(".template.json"))
+    answers, flow = record_origin(Path(".template.json"))
     lay_example(answers["example"])
     for question, removed in REMOVED.items():
         for name in removed.get(answers[question], []):
@@ -35,17 +38,29 @@ def main() -> None:
     for name in CACHES:
         for path in list(Path().rglob(name)):
             remove(path)
-    print(f"\nGenerated {answers['project']} from the example {answers['example']}.")
+    origin = flow or f"the example {answers['example']}"
+    print(f"\nGenerated {answers['project']} from {origin}.")
     print(begin_history())
     for line in place_workflows():
         print(line)
-    print(f"\nNext:\n\n  cd {shown(Path.cwd())}\n  make experiment")
+    if flow:
+        bring_in(flow)
+    empty = answers["example"] == NONE and not flow
+    first = "make onboard FROM=<path of a flow>\n  " if empty else ""
+    print(f"\nNext:\n\n  cd {shown(Path.cwd())}\n  {first}make experiment")
     print("  python3 -m webbrowser reports/index.html\n")
 
 
-def record_origin(path: Path) -> dict[str, str]:
-    """Write which commit of the template this is, in place of where its files lie; the answers."""
+def record_origin(path: Path) -> tuple[dict[str, str], str]:
+    """Write which commit of the template this is, in place of where its files lie.
+
+    Returns the answers, and the path of a flow to bring in: it is not kept, because a later
+    version of the template has nothing to do with it.
+    """
     record = json.loads(path.read_text(encoding="utf-8"))
+    flow = record.pop("flow")
+    if flow:
+        record["answers"]["example"] = NONE
     folder = Path("..") / record["commit"]  # relative to where cookiecutter was started
     record["commit"] = ""
     if (folder / ".git").exists() and shutil.which("git"):
@@ -55,14 +70,27 @@ def record_origin(path: Path) -> dict[str, str]:
     if folder.is_dir() and Path("..", record["template"]).is_dir():
         record["template"] = str(Path("..", record["template"]).resolve())
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    answers: dict[str, str] = record["answers"]
-    return answers
+    return record["answers"], flow
 
 
 def lay_example(name: str) -> None:
     """An example is a folder of data over the common code; the other examples go."""
-    shutil.copytree(Path("examples", name), Path(), dirs_exist_ok=True)
+    if name != NONE:
+        shutil.copytree(Path("examples", name), Path(), dirs_exist_ok=True)
     remove(Path("examples"))
+
+
+def bring_in(flow: str) -> None:
+    """Run the new repo's own `make onboard`; where it fails, so does the whole, and nothing stays.
+
+    Raises SystemExit with its exit code.
+    """
+    recent = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    python = {"PYTHON": sys.executable} if recent else {}
+    command = ("make", "--no-print-directory", "onboard")
+    done = subprocess.run(command, env={**os.environ, **python, "FROM": flow}, check=False)
+    if done.returncode:
+        sys.exit(f"{flow} was not brought in, so no repo was made. The reason stands above.")
 
 
 def remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from conftest import HOUSE, ROOT, Bake, Run
 from cookiecutter.exceptions import FailedHookException, OutputDirExistsException
 
 QUESTIONS = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-EXAMPLES = QUESTIONS["example"]
+EXAMPLES = [example for example in QUESTIONS["example"] if example != "none"]
 CHOICES = [
     dict(zip(("example", "ci", "licence"), answers, strict=True))
     for answers in itertools.product(EXAMPLES, QUESTIONS["ci"], QUESTIONS["licence"])

@@ -335,7 +335,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: not found. Run the task in the folder that holds it.") from error
+        raise UserError(
+            f"{path}: not found. Run the task in the folder that holds it, or bring a flow in: "
+            "`make onboard FROM=<path>`."
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except OSError as error:

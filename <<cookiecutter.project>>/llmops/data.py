@@ -20,6 +20,8 @@ from llmops.errors import UserError
 Record = dict[str, Any]
 LINE_NUMBER = "line_number"
 """prompt flow keeps this name for itself; a mapping of it is passed over."""
+UNDECIDED = "<undecided"
+"""How a mapping begins that a person has yet to decide."""
 BLANK = b" \t\r\n\xef\xbb\xbf"
 """White space, and the bytes of a BOM."""
 REFERENCE = re.compile(r"^\$\{([^{}]+)\}$")

@@ -53,6 +53,11 @@ class Settings:
     version: str = ""
     sample: int | None = None
     since: Period | None = None
+    source: str = ""
+    evaluator: str = ""
+    flow: str = ""
+    data: str = ""
+    yes: bool = False
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -82,6 +87,11 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         runs=tuple(words(given.get("RUNS", ""))),
         sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
         since=_period(given["SINCE"]) if "SINCE" in given else None,
+        source=given.get("FROM", ""),
+        evaluator=given.get("EVALUATOR", ""),
+        flow=given.get("FLOW", ""),
+        data=given.get("DATA", ""),
+        yes=_choice(given, "YES", flags, "0") in ("1", "true"),
     )
 
 

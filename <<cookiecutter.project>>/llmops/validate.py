@@ -10,7 +10,7 @@ from typing import Any
 
 from llmops import config, connections, flows
 from llmops.config import Experiment
-from llmops.data import REFERENCE, Table, complete_mappings, resolve
+from llmops.data import REFERENCE, UNDECIDED, Table, complete_mappings, resolve
 from llmops.errors import UserError
 from llmops.flows import Flow
 from llmops.plan import Cell, plan
@@ -261,7 +261,9 @@ def _reference_problems(
         match = REFERENCE.match(value) if isinstance(value, str) else None
         source, _, last = match[1].rpartition(".") if match else ("", "", "")
         names = known.get(source)
-        if match is None and any(f"${{{word}." in str(value) for word in SOURCES):
+        if str(value).startswith(UNDECIDED):
+            yield f"{where}.{name}: not decided yet: {str(value).strip('<>')}. Write what it takes."
+        elif match is None and any(f"${{{word}." in str(value) for word in SOURCES):
             yield (
                 f"{where}.{name}: '{value}' would be taken as it stands. A reference stands alone "
                 f"(expected one of {choices}, or a literal)."

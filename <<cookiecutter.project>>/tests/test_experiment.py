@@ -9,7 +9,8 @@ import pytest
 from llmops import config, validate
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVS = sorted({path.name.split(".")[1] for path in ROOT.glob("experiment.*.yaml")} | {"dev"})
+FILES = [path.name for path in ROOT.glob("experiment*.yaml")]
+ENVS = sorted(config.DEFAULT_ENV if n == config.EXPERIMENT else n.split(".")[1] for n in FILES)
 
 
 @pytest.mark.parametrize("env", ENVS)

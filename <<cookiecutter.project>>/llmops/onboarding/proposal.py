@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmops.data import UNDECIDED
+
 Document = dict[str, Any]
 """The content of an experiment.yaml or of one of its overlays."""
-
-UNDECIDED = "<undecided"
-"""How a mapping begins that a person has to decide; `make validate` refuses it."""
 
 
 @dataclass(frozen=True)
