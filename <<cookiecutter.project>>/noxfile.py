@@ -44,6 +44,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nox
@@ -51,7 +52,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 BIN = ROOT / ".venv" / "bin"
 # Each group is locked against those before it, because they share one .venv.
-GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook", "template")
+GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook", "template", "flow")
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["help"]
@@ -187,14 +188,14 @@ def update_template(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Run the tests."""
-    install("local", "dev")
+    install("local", "flow", "dev")
     run("python", "-m", "pytest", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check formatting, style and types."""
-    install("local", "dev")
+    install("local", "flow", "dev")
     run("ruff", "format", "--check", "--quiet", ".")
     run("ruff", "check", "--quiet", ".")
     run("python", "-m", "mypy")
@@ -204,12 +205,7 @@ def lint(session: nox.Session) -> None:
 def lock(session: nox.Session) -> None:
     """Write requirements/ from pyproject.toml (newest: nox -s lock -- --upgrade)."""
     for index, group in enumerate(GROUPS):
-        run(
-            *("uv", "pip", "compile", "--quiet", "--no-annotate", "--universal"),
-            *("--python-version=3.11", "--generate-hashes", "--custom-compile-command=make lock"),
-            *(f"--constraint=requirements/{earlier}.txt" for earlier in GROUPS[:index]),
-            *(f"--group={group}", f"--output-file=requirements/{group}.txt", *session.posargs),
-        )
+        compile_lock(group, GROUPS[:index], *session.posargs)
 
 
 def target() -> tuple[str, ...]:
@@ -229,7 +225,7 @@ def tracking() -> tuple[str, ...]:
 
 def script(name: str, *groups: str) -> None:
     """Run scripts/<name>.py with these groups installed too; its exit code becomes the task's."""
-    install("local", *groups)
+    install("local", "flow", *groups)
     run("python", f"scripts/{name}.py")
 
 
@@ -240,11 +236,50 @@ def install(*groups: str) -> None:
     for group in groups:
         lock_file = ROOT / "requirements" / f"{group}.txt"
         stamp = ROOT / ".venv" / f"{group}.sha256"
-        digest = hashlib.sha256(lock_file.read_bytes()).hexdigest()
-        if not stamp.exists() or stamp.read_text() != digest:
+        content = lock_file.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        empty = not re.search(rb"^\w", content, re.M)
+        if not empty and (not stamp.exists() or stamp.read_text() != digest):
             print(f"Installing requirements/{group}.txt into .venv ...", file=sys.stderr)
             run("uv", "pip", "install", "--quiet", "--require-hashes", f"--requirement={lock_file}")
             stamp.write_text(digest)
+
+
+def relock(group: str) -> None:
+    """Lock the packages that pyproject.toml names in this group; every other lock stays as it is.
+
+    Nothing is done where they are locked already. Where they do not fit, the lock stays too.
+    """
+    lock_file = ROOT / "requirements" / f"{group}.txt"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {plain(re.match(r"[\w.-]*", line)[0]) for line in project["dependency-groups"][group]}
+    locked = re.findall(r"^[\w.-]+", lock_file.read_text(encoding="utf-8"), re.M)
+    if wanted <= set(map(plain, locked)):
+        return
+    print(f"Locking {', '.join(sorted(wanted))} ...", file=sys.stderr)
+    try:
+        compile_lock(group, tuple(other for other in GROUPS if other != group))
+    except SystemExit:
+        sys.exit(
+            f"requirements/{group}.txt: cannot be written: the lines above say why; it is as it "
+            f"was. Change or remove the package in the list '{group}' of pyproject.toml, then run "
+            "again. The other locks give way only to `make lock`."
+        )
+
+
+def plain(name: str) -> str:
+    """A package's name as locks write it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def compile_lock(group: str, others: tuple[str, ...], *options: str) -> None:
+    """Write requirements/<group>.txt so that it fits together with the locks of these others."""
+    run(
+        *("uv", "pip", "compile", "--quiet", "--no-annotate", "--universal"),
+        *("--python-version=3.11", "--generate-hashes", "--custom-compile-command=make lock"),
+        *(f"--constraint=requirements/{other}.txt" for other in others),
+        *(f"--group={group}", f"--output-file=requirements/{group}.txt", *options),
+    )
 
 
 def run(*command: str) -> None:

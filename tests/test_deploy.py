@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llmops import deployment, flows, image
+from llmops import deployment, image
 from llmops.errors import UserError
 from llmops.registration import Asset, Registration, save
 from loopback_azure import LoopbackAzure
@@ -497,23 +497,23 @@ def test_numbers_may_be_texts_and_an_empty_text_is_unset(case: Case) -> None:
 
 
 def test_the_context_of_the_image(case: Case) -> None:
-    flow = flows.describe("flows/standard", case.folder)
     for path in ("requirements/local.txt", "requirements/azure.txt", "environment/a/b.txt"):
         case.write(path, "x\n")
-    case.write("flows/standard/requirements.txt", "y\r\n")
-    found = image.files(
-        flow, {"azure-requirements.txt": Path("requirements/azure.txt")}, case.folder
-    )
+    case.write("requirements/flow.txt", "y\r\n")
+    case.write("flows/standard/requirements.txt", "z\n")
+    azure = {"azure-requirements.txt": Path("requirements/azure.txt")}
+    found = image.files(azure, case.folder)
     assert sorted(found) == [
         *("Dockerfile", "a/b.txt", "azure-requirements.txt", "flow-requirements.txt"),
         "requirements.txt",
     ]
+    assert found["flow-requirements.txt"].read_bytes() == b"y\r\n", "locked, not the flow's list"
     before = image.digest(found)
-    case.write("flows/standard/requirements.txt", "y\n")
+    case.write("requirements/flow.txt", "y\n")
     assert image.digest(found) == before
     (case.folder / "environment" / "Dockerfile").unlink()
     with pytest.raises(UserError, match="environment/Dockerfile: not found"):
-        image.files(flow, {}, case.folder)
+        image.files({}, case.folder)
 
 
 # --- faults

@@ -1,4 +1,4 @@
-"""What an image is built from: `environment/`, the locked packages, and those of the flow."""
+"""What an image is built from: `environment/` and the locked packages, as a task has them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmops.errors import UserError
-from llmops.flows import IGNORED, Flow
+from llmops.flows import IGNORED
 
 FOLDER = Path("environment")
-LOCK = Path("requirements/local.txt")
+LOCKS = {
+    "requirements.txt": Path("requirements/local.txt"),
+    "flow-requirements.txt": Path("requirements/flow.txt"),
+}
 
 
-def files(flow: Flow, more: Mapping[str, Path], root: Path = Path()) -> dict[str, Path]:
+def files(more: Mapping[str, Path], root: Path = Path()) -> dict[str, Path]:
     """The files of the build context by their name in it, and `more` of them.
 
-    The lock stands there as `requirements.txt`, the flow's own list as `flow-requirements.txt`; a
-    file of this name in `environment/` comes first.
+    The locks stand there as LOCKS names them; a file of such a name in `environment/` comes first.
+    A list in the flow's own folder does not count: what it asks beside them is locked in the group
+    `flow`, so that nothing else changes.
 
     Raises:
         UserError: there is no Dockerfile.
@@ -27,9 +31,7 @@ def files(flow: Flow, more: Mapping[str, Path], root: Path = Path()) -> dict[str
     folder = root / FOLDER
     if not (folder / "Dockerfile").is_file():
         raise UserError(f"{FOLDER}/Dockerfile: not found. It says what a deployment runs in.")
-    lists = {"requirements.txt": LOCK, **more}
-    places = {name: root / path for name, path in lists.items()}
-    places["flow-requirements.txt"] = flow.folder / "requirements.txt"
+    places = {name: root / path for name, path in {**LOCKS, **more}.items()}
     found = {name: path for name, path in places.items() if path.is_file()}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not IGNORED & set(path.relative_to(folder).parts):

@@ -56,7 +56,7 @@ def context(
         )
     own = [path for path in sorted(place.rglob("*")) if path.is_file()]
     inside = {f"{MODEL}/{path.relative_to(folder).as_posix()}": path for path in own}
-    return image.files(case.flow, {}) | inside
+    return image.files({}) | inside
 
 
 def variables(case: Case, registered: Registration) -> tuple[dict[str, str], dict[str, str]]:
