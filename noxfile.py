@@ -15,13 +15,8 @@ import nox
 ROOT = Path(__file__).resolve().parent
 (HOUSE,) = ROOT.glob("*cookiecutter.project*")  # unbaked: its code runs, lints and types in place
 LOCKS = f"{HOUSE.name}/requirements"
-<<<<<<< ours
 # What tasks bring beside the group local.
-EXTRA = ("dev", "azure", "tracking", "notebook", "template")
-=======
-# What a task brings beside the group local.
 EXTRA = ("dev", "azure", "tracking", "notebook", "template", "flow")
->>>>>>> theirs
 GROUPS = ("local", "tasks", *EXTRA)
 
 nox.options.default_venv_backend = "none"
