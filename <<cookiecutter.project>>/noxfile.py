@@ -177,6 +177,7 @@ def notebook(session: nox.Session) -> None:
 def onboard(session: nox.Session) -> None:
     """Bring in a flow or a use case that exists already (FROM=path), unchanged."""
     script("onboard")
+    relock("flow")
 
 
 @nox.session(name="update-template")

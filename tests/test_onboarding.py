@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Bake, Run
+from conftest import HOUSE, Bake, Run
 from usecase import Json, Outcome, UseCase
 
 DAG = """
@@ -55,6 +55,7 @@ from promptflow.core import tool
 def grade(prediction: str, ground_truth: str) -> float:
     return float(prediction == ground_truth)
 """
+PYPROJECT = "[dependency-groups]\nflow = []\n\n[tool.ruff]\nextend-exclude = []\n"
 ROWS = [{"text": word, "truth": f"{word} {word}"} for word in ("ant", "bee", "cat")]
 
 
@@ -64,8 +65,14 @@ def repo(tmp_path: Path) -> UseCase:
     use = UseCase(tmp_path)
     shutil.rmtree(use.folder)
     use.folder.mkdir()
-    use.write("pyproject.toml", PYPROJECT)
+    prepare(use)
     return use
+
+
+def prepare(use: UseCase) -> None:
+    """What every generated repo has."""
+    use.write("pyproject.toml", PYPROJECT)
+    shutil.copytree(HOUSE / "requirements", use.folder / "requirements")
 
 
 @pytest.fixture
@@ -92,7 +99,9 @@ def written(folder: Path, files: dict[str, str], rows: bool = True) -> Path:
 
 def state(folder: Path) -> dict[str, str]:
     """Every file with its content."""
-    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = (
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    )
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -195,7 +204,7 @@ def test_a_plan_writes_nothing(repo: UseCase, flow: Path) -> None:
 def used(tmp_path: Path) -> UseCase:
     """A repo with an experiment of its own."""
     use = UseCase(tmp_path)
-    use.write("pyproject.toml", PYPROJECT)
+    prepare(use)
     return use
 
 
@@ -257,7 +266,7 @@ def test_a_person_decides_on_a_terminal(repo: UseCase, flow: Path, unclear: Path
     [
         ({}, ("FROM: not set", "make onboard FROM=")),
         ({"FROM": "../nowhere"}, ("FROM", "../nowhere")),
-        ({"FROM": "../theirs"}, ("theirs", "flow.dag.yaml")),
+        ({"FROM": "../theirs"}, ("holds no flow", "say-twice")),
         ({"FROM": "../theirs/say-twice", "EVALUATOR": "../no"}, ("EVALUATOR", "../no")),
         ({"FROM": "../theirs/say-twice", "DATA": "../no.csv"}, ("DATA", "../no.csv")),
         ({"FROM": "../theirs/say-twice", "YES": "maybe"}, ("YES", "maybe")),

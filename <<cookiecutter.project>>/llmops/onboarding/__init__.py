@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmops.config import EXPERIMENT
 from llmops.errors import OK, UserError
 from llmops.onboarding import preview, questions, writing
 from llmops.onboarding.found import propose
 from llmops.settings import Settings
 
 NEXT = (
-    "Next: `make validate` and `make try`; `make record` asks a model and keeps its answers (its key "
-    "goes into .env, see .env.example); `make experiment` then works with and without a key."
+    "Next: `make validate` and `make try`; `make record` asks a model and keeps its answers (put a "
+    "key into .env, see .env.example); `make experiment` then works with and without a key."
 )
 
 
@@ -39,9 +40,10 @@ def run(settings: Settings, root: Path = Path()) -> int:
         print("Everything is here already; nothing was changed.")
         return OK
     _confirm(planned, settings.yes)
-    writing.write(planned)
-    for note in writing.unused(proposal, root):
-        print(note)
+    before = questions.existing(root / EXPERIMENT)
+    writing.write(planned, root)
+    if left := writing.unused(before, proposal.documents.get(Path(EXPERIMENT))):
+        print(f"No longer used by {EXPERIMENT}, remove it when you like: {', '.join(left)}.")
     print(NEXT)
     return OK
 

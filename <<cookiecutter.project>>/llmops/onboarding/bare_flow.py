@@ -10,13 +10,14 @@ from typing import Any
 
 from llmops import flows
 from llmops.config import EXPERIMENT
+from llmops.data import UNDECIDED
 from llmops.errors import UserError
 from llmops.onboarding import arguments, datasets, images, mappings, source, used_connections
 from llmops.onboarding.evaluator import ENV_EXAMPLE, add_evaluator
 from llmops.onboarding.interface import Interface
 from llmops.onboarding.interface import read as read_interface
 from llmops.onboarding.mappings import Mapped, Place
-from llmops.onboarding.proposal import UNDECIDED, Copied, Left, Proposal
+from llmops.onboarding.proposal import Copied, Left, Proposal
 from llmops.onboarding.source import Placed
 from llmops.validate import SAMPLE_REQUEST
 

@@ -22,6 +22,7 @@ def text(proposal: Proposal, planned: list[Planned]) -> str:
         f"{proposal.name}: {proposal.kind}",
         _table("files", _files(planned)),
         _table("mappings", [row for d in proposal.documents.items() for row in _mappings(*d)]),
+        _table("packages to install", [[package] for package in proposal.packages]),
         _table("to decide", [[question.words] for question in proposal.questions]),
         _table("not copied", [[left.path.as_posix(), left.reason] for left in proposal.left]),
         _table("to know", [[note] for note in proposal.notes]),

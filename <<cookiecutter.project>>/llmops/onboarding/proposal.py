@@ -48,8 +48,8 @@ class Proposal:
 
     `documents` are experiment files by their path in the repo, `texts` other files that are
     written, `lines` are added to a text file that may be there already unless they stand in it.
-    `requirements` are the lists of packages of what is imported. `notes` are sentences for the
-    user that ask for nothing.
+    `requirements` are the lists of packages of what is imported, `packages` those of them that this
+    repo lacks. `notes` are sentences for the user that ask for nothing.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Proposal:
     texts: dict[Path, str] = field(default_factory=dict)
     lines: dict[Path, list[str]] = field(default_factory=dict)
     requirements: list[Path] = field(default_factory=list)
+    packages: list[str] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llmops.config import DEFAULT_ENV, EXPERIMENT
+from llmops.data import UNDECIDED
 from llmops.flows import Flow
 from llmops.onboarding import copying, interface, mappings, repairs, used_connections
-from llmops.onboarding.proposal import UNDECIDED, Copied, Document, Proposal, Question
+from llmops.onboarding.proposal import Copied, Document, Proposal, Question
 
 ENV_EXAMPLE = Path(".env.example")
 CONFIGS = ("configs", "config", "")

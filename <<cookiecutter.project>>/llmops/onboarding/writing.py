@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from llmops.config import SCHEMA
 from llmops.files import unwritable
+from llmops.onboarding.project import PROJECT, extended
 from llmops.onboarding.proposal import Document, Proposal
 from llmops.onboarding.questions import existing
 
@@ -32,12 +33,17 @@ class Planned:
 
 
 def plan(proposal: Proposal, root: Path) -> list[Planned]:
-    """Every file that the import writes, with how it compares to what is there."""
+    """Every file that the import writes, with how it compares to what is there.
+
+    Raises:
+        UserError: pyproject.toml is not as expected.
+    """
     return [
         *(_copy(copied.target, copied.source, root) for copied in proposal.copies),
         *(_text(path, text, root) for path, text in proposal.texts.items()),
         *(_document(path, document, root) for path, document in proposal.documents.items()),
         *(_lines(path, lines, root) for path, lines in proposal.lines.items()),
+        *_project(proposal, root),
     ]
 
 
@@ -48,9 +54,9 @@ def write(planned: Iterable[Planned], root: Path = Path()) -> None:
             _place(file.content, root / file.target)
 
 
-def unused(before: Document | None, now: Document) -> list[str]:
+def unused(before: Document | None, now: Document | None) -> list[str]:
     """The flows and files of data that the experiment before named, and the new one does not."""
-    return sorted(_named(before or {}) - _named(now))
+    return sorted(_named(before or {}) - _named(now)) if now else []
 
 
 def render(document: Document, before: str = "") -> str:
@@ -116,6 +122,17 @@ def _lines(path: Path, lines: list[str], root: Path) -> Planned:
         return Planned(path, "", "same")
     begun = f"{there.rstrip()}\n\n" if there and there.strip() else ""
     return Planned(path, begun + "\n".join(more) + "\n", "new" if there is None else "add")
+
+
+def _project(proposal: Proposal, root: Path) -> list[Planned]:
+    """pyproject.toml with the packages that come, and without a say in the style of the code."""
+    code = {copied.target for copied in proposal.copies if copied.target.suffix == ".py"}
+    folders = {Path(*path.parts[:2]).as_posix() for path in code}
+    if not (folders or proposal.packages):
+        return []
+    there = _read(root / PROJECT) or ""
+    text = extended(there, proposal.packages, folders)
+    return [Planned(PROJECT, text, "same" if text == there else "add")]
 
 
 def _read(path: Path) -> str | None:
