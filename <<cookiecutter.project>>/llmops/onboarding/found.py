@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmops.errors import UserError
-from llmops.onboarding import bare_flow, code_first, packages, use_case, use_case_2023
+from llmops.onboarding import bare_flow, code_first, packages, use_case
 from llmops.onboarding.proposal import Proposal
 from llmops.settings import Settings
 
@@ -39,8 +39,6 @@ def _source(reference: str, settings: Settings) -> Proposal:
         return code_first.propose(folder, settings.flow)
     if use_case.recognise(folder):
         return use_case.propose(folder)
-    if use_case_2023.recognise(folder):
-        return use_case_2023.propose(folder)
     if code_first.recognise(folder):
         return code_first.propose(folder)
     data = Path(_there("DATA", settings.data)) if settings.data else None
