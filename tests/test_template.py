@@ -308,7 +308,7 @@ def test_help_lists_every_task(folder: Path, run: Run) -> None:
 def test_the_vocabulary() -> None:
     local = "help validate try experiment compare evaluate report gate comment record doctor"
     azure = "azure-setup register approve deploy check-endpoint rollback monitor"
-    names = f"{local} {azure} notebook update-template test lint lock"
+    names = f"{local} {azure} notebook onboard update-template test lint lock"
     assert list(sessions(HOUSE / "noxfile.py")) == names.split()
 
 
