@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmops import images
 from llmops.errors import UserError
 
 Record = dict[str, Any]
@@ -30,7 +31,8 @@ REFERENCE = re.compile(r"^\$\{([^{}]+)\}$")
 class Table:
     """A dataset's rows by number without holding them in memory: read once, then by position.
 
-    `columns` counts in how many rows a column occurs; `digest` is a hash over the rows.
+    `columns` counts in how many rows a column occurs; `digest` is a hash over the rows, and over
+    the files of images that they name beside the dataset.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,11 +46,15 @@ class Table:
         self.columns: Counter[str] = Counter()
         self._offsets = array("Q")
         content = hashlib.sha256()
+        pictures: dict[str, bytes] = {}
         for number, start, line in _lines(path):
             if line.strip(BLANK):
                 self._offsets.append(start)
-                self.columns.update(_parse(path, number, line).keys())
+                record = _parse(path, number, line)
+                self.columns.update(record.keys())
                 content.update(line.strip(BLANK) + b"\n")
+                if images.may_have(line):
+                    content.update(_pictures(path, record, pictures))
         if not self._offsets:
             raise UserError(f"{path}: has no rows. Add one JSON object a line.")
         self.digest = content.hexdigest()
@@ -100,6 +106,18 @@ def resolve(value: Any, sources: Mapping[str, Mapping[str, Any]]) -> Any:
         if column in sources.get(source, {}):
             return sources[source][column]
     raise KeyError(value)
+
+
+def _pictures(path: Path, record: Record, known: dict[str, bytes]) -> bytes:
+    """Hashes of the images that a row names beside the dataset; `known` saves reading one twice.
+
+    Images in the flow's own folder are among the flow's files, which count by themselves.
+    """
+    for name in images.files(record):
+        if name not in known:
+            file = path.parent / name
+            known[name] = hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b""
+    return b"".join(known[name] for name in images.files(record))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:

@@ -22,6 +22,9 @@ from llmops.runs import Row
 from llmops.worker import LINE_LIMIT
 
 LONGEST_PAUSE_S = 60.0
+_PACKAGE = " Add the package that has it to the group `flow` of pyproject.toml, then `make lock`."
+HINTS = dict.fromkeys(("ModuleNotFoundError", "PackageToolNotFoundError"), _PACKAGE)
+"""What to do about an error of some type, by its name."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,7 +33,8 @@ class Job:
     """A flow in one variant, as a worker loads it; `name` is unique within an experiment.
 
     `connections` are in prompt flow's dictionary form, `models` maps a connection to the model that
-    is asked for instead of the one the flow names.
+    is asked for instead of the one the flow names. `places` are folders in which the images are
+    that rows name, the first one first; after them comes the flow's own.
     """
 
     name: str
@@ -41,6 +45,12 @@ class Job:
     definition: dict[str, Any] = field(default_factory=dict)
     connections: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    places: tuple[str, ...] = ()
+
+    @property
+    def searched(self) -> list[str]:
+        """Every folder in which an image of a row may be."""
+        return [*self.places, str(self.folder.resolve())]
 
 
 class WorkerDied(Exception):  # noqa: N818  # a state of the world, not a mistake
@@ -85,7 +95,13 @@ class Worker:
         """One try of one row: the worker's answer, or an error in the same form."""
         await self.load(job)
         try:
-            request = {"op": "run", "job": job.name, "row": row, "inputs": inputs}
+            request = {
+                "op": "run",
+                "job": job.name,
+                "row": row,
+                "inputs": inputs,
+                "places": job.searched,
+            }
             async with asyncio.timeout(timeout_s):  # wait_for may swallow a cancellation
                 return await self._ask(request)
         except TimeoutError:
@@ -112,6 +128,7 @@ class Worker:
             "rows": str(rows.resolve()),
             "total": total,
             "repeats": repeats,
+            "places": job.searched,
         }
         answer = await self._demand(job, request, "its aggregation failed")
         metrics: dict[str, dict[str, Any]] = answer["metrics"]
@@ -144,8 +161,9 @@ class Worker:
         except WorkerDied as error:
             answer = {"error": {"type": "WorkerDied", "message": str(error)}}
         if told := answer.get("error"):
+            said = f"{told['type']}: {told['message']}".rstrip(".")
             raise UserError(
-                f"{job.folder / job.file}: {trouble}: {told['type']}: {told['message']}. "
+                f"{job.folder / job.file}: {trouble}: {said}.{HINTS.get(told['type'], '')} "
                 f"See {self._log}."
             )
         return answer

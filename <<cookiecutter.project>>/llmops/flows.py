@@ -153,7 +153,8 @@ def files(flow: Flow) -> Iterator[tuple[str, Path]]:
 
 
 def _read(folder: Path, file: str, function: str) -> Flow:
-    kind: Kind = "prompty" if file.endswith(".prompty") else FILES.get(file, "python")
+    endings: dict[str, Kind] = {".prompty": "prompty", ".yaml": "dag", ".yml": "dag"}
+    kind: Kind = FILES.get(file) or endings.get(Path(file).suffix, "python")
     try:
         text = (folder / file).read_text(encoding="utf-8-sig")
         if kind == "python":
@@ -161,11 +162,8 @@ def _read(folder: Path, file: str, function: str) -> Flow:
         if kind == "prompty":
             return _read_prompty(folder, file, text)
         document = _keys_and_values(parse_yaml(text), "the file")
-        return (
-            _read_dag(folder, file, document)
-            if kind == "dag"
-            else _read_flex(folder, file, document)
-        )
+        flex = kind == "flex" or ("entry" in document and "nodes" not in document)
+        return _read_flex(folder, file, document) if flex else _read_dag(folder, file, document)
     except SyntaxError as error:
         place = error.filename if error.filename and error.filename.endswith(".py") else file
         raise UserError(

@@ -44,6 +44,8 @@ _DEVKIT = (
 )
 Columns = dict[str, list[Any]]
 
+_MODEL_TYPES = ("AzureOpenAIConnection", "OpenAIConnection", "ServerlessConnection")
+
 _SETTINGS = "telemetry:\n  enabled: false\n"
 
 
@@ -84,7 +86,10 @@ class DagRunner(Runner):
         """See Runner."""
         result = self._executor.exec_line(inputs, index=row)
         result.output.pop("line_number", None)
-        return _plain(result.output), dict(result.aggregation_inputs)
+        base64 = self._executor._multimedia_processor.convert_multimedia_data_to_base64_dict
+        return _plain(base64(result.output)), _plain(
+            base64(dict(result.aggregation_inputs)), otherwise=str
+        )
 
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
         """See Runner. The official way decides; a faster one is used for draws if it agrees."""
@@ -293,6 +298,7 @@ def _remember_templates() -> None:
 def _legacy_name(name: str) -> Any:
     """`from promptflow import tool` and the like, as flows of 2023 write it."""
     places = {"PFClient": "client", "load_flow": "client", "load_run": "client"}
+    places |= {"trace": "tracing", "start_trace": "tracing"}
     if name.startswith("__"):
         raise AttributeError(name)
     module = importlib.import_module(f"promptflow.{places.get(name, 'core')}")
@@ -387,14 +393,21 @@ def _other_model(path: Path, models: dict[str, str]) -> dict[str, Any]:
 def _use_models(
     definition: dict[str, Any], models: dict[str, str], connections: dict[str, Any]
 ) -> dict[str, Any]:
-    """Name the model as the connection's type wants it; the connection's own model goes first."""
+    """Name the model as the connection's type wants it; the connection's own model goes first.
+
+    An LLM node that names no connection, as in a flow out of a gallery, takes the only one there
+    is that leads to a model.
+    """
     nodes = []
     for node in definition.get("nodes", []):
         inputs = dict(node.get("inputs") or {})
         connection = node.get("connection") or inputs.get("connection")
+        if node.get("type") == "llm" and not connection:
+            connection = _only_model(connections)
+            node = {**node, "connection": connection}
         kind = connections.get(connection, {}).get("type") if isinstance(connection, str) else None
-        model = inputs.get("deployment_name") or inputs.get("model")
-        if node.get("type") == "llm" and kind and model:
+        model = inputs.get("deployment_name") or inputs.get("model") or models.get(str(connection))
+        if _asks_by_name(node) and kind and model:
             for key in ("deployment_name", "model"):
                 inputs.pop(key, None)
             key = "deployment_name" if kind == "AzureOpenAIConnection" else "model"
@@ -402,6 +415,18 @@ def _use_models(
             node = {**node, "inputs": inputs}
         nodes.append(node)
     return {**definition, "nodes": nodes}
+
+
+def _asks_by_name(node: dict[str, Any]) -> bool:
+    """Whether a node is an LLM node, of the older or of the newer kind."""
+    tool = (node.get("source") or {}).get("tool")
+    return node.get("type") == "llm" or tool == "promptflow.tools.llm.llm"
+
+
+def _only_model(connections: dict[str, Any]) -> str | None:
+    """The one connection that leads to a model; null where there is none, or more than one."""
+    found = [name for name, link in connections.items() if link["type"] in _MODEL_TYPES]
+    return found[0] if len(found) == 1 else None
 
 
 @contextmanager
@@ -440,11 +465,22 @@ def _equal(metrics: dict[str, Any], direct: Aggregate, every: Sequence[int]) -> 
         return False
 
 
-def _plain(outputs: dict[str, Any]) -> dict[str, Any]:
-    """Outputs as JSON keeps them; TypeError where it cannot, which fails the row as in `pf run`."""
-    from promptflow._utils.utils import default_json_encoder
+def _plain(
+    outputs: dict[str, Any], otherwise: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    """Outputs as JSON keeps them; TypeError where it cannot, which fails the row as in `pf run`.
 
-    plain: dict[str, Any] = json.loads(json.dumps(outputs, default=default_json_encoder))
+    A dataclass, a date or a pydantic model becomes what prompt flow makes of it; `otherwise` is
+    asked for the rest.
+    """
+    from promptflow._utils.utils import default_json_encoder
+    from promptflow.tracing._utils import serialize
+
+    def encode(value: Any) -> Any:
+        known = serialize(value)
+        return (otherwise or default_json_encoder)(value) if known is value else known
+
+    plain: dict[str, Any] = json.loads(json.dumps(outputs, default=encode))
     return plain
 
 

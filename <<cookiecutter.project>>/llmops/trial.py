@@ -105,7 +105,8 @@ async def _rows(
     found = {}
     try:
         for variant in {cell.variant.name: cell.variant for cell in checked.cells}.values():
-            task = job(variant.name, flow, variant.definition, connections)
+            tables = checked.tables.values()
+            task = job(variant.name, flow, variant.definition, connections, tables)
             found[variant.name] = await run_row(
                 worker, task, 0, inputs | variant.inputs, experiment.limits
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops import config, connections, flows
+from llmops import config, connections, flows, nodes
 from llmops.config import Experiment
 from llmops.data import REFERENCE, UNDECIDED, Table, complete_mappings, resolve
 from llmops.errors import UserError
@@ -83,6 +83,7 @@ def check(
         *_standard_mappings(found, experiment),
         *_evaluator_mappings(found, experiment),
         *_connections(found, experiment),
+        *_nodes(found, experiment),
         *_gate(experiment),
         *_compared_metrics(found, experiment),
         *_sample_request(found, root),
@@ -172,6 +173,7 @@ def _standard_mappings(found: Checked, experiment: Experiment) -> Iterator[str]:
             mappings = dataset.mappings
             yield from _mapping_problems(where, mappings, found.flow, inputs, table)
             yield from _reference_problems(where, mappings, {"data": None})
+            yield from nodes.unfit(where, mappings, found.flow, table)
 
 
 def _evaluator_mappings(found: Checked, experiment: Experiment) -> Iterator[str]:
@@ -187,6 +189,7 @@ def _evaluator_mappings(found: Checked, experiment: Experiment) -> Iterator[str]
             known = _known(found, experiment, reference_of(experiment, dataset))
             yield from _mapping_problems(f"{where}.mappings", mappings, flow, flow.inputs, table)
             yield from _reference_problems(f"{where}.mappings", mappings, known)
+            yield from nodes.unfit(f"{where}.mappings", mappings, flow, table)
             yield from _length_problem(where, found, experiment, dataset)
 
 
@@ -287,6 +290,12 @@ def _connections(found: Checked, experiment: Experiment) -> Iterator[str]:
                     f"{experiment.file('connections')} does not name "
                     f"(connections: {', '.join(sorted(known)) or 'none'})."
                 )
+
+
+def _nodes(found: Checked, experiment: Experiment) -> Iterator[str]:
+    known = {connection.name: connection.connection_type for connection in experiment.connections}
+    for flow in (found.flow, *found.evaluators.values()):
+        yield from nodes.problems(flow, known) if flow else ()
 
 
 def _gate(experiment: Experiment) -> Iterator[str]:

@@ -82,6 +82,11 @@ class Work:
         """The row of the table that a row of the run is about."""
         return self.table[number % len(self.table)]
 
+    @property
+    def tables(self) -> list[Table]:
+        """What the values of its rows come from: its own table, and that of the scored run."""
+        return [self.table, *(self.scored.tables if self.scored else ())]
+
     def inputs(self, number: int, scored: Row | None = None) -> dict[str, Any]:
         """The flow's inputs for a row; KeyError where a mapping finds nothing."""
         sources: dict[str, Mapping[str, Any]] = {"data": self.data(number)}
@@ -91,9 +96,13 @@ class Work:
 
 
 def job(
-    name: str, flow: Flow, definition: dict[str, Any], connections: Mapping[str, Connection]
+    name: str,
+    flow: Flow,
+    definition: dict[str, Any],
+    connections: Mapping[str, Connection],
+    tables: Iterable[Table] = (),
 ) -> Job:
-    """A flow in one variant as a worker loads it."""
+    """A flow in one variant as a worker loads it; `tables` are those that its rows come from."""
     return Job(
         name,
         flow.kind,
@@ -103,6 +112,7 @@ def job(
         definition,
         {key: link.as_promptflow() for key, link in connections.items()},
         {key: link.model for key, link in connections.items() if link.model},
+        tuple(str(table.path.parent.resolve()) for table in tables),
     )
 
 

@@ -5,10 +5,11 @@ would silently be the first one's. Requests and answers are JSON lines with an `
 
     {"id", "op": "load", "job": {"name", "kind", "folder", "file", "entry", "definition",
                                  "connections", "models"}}
-    {"id", "op": "run", "job": name, "row", "inputs"}      one thread a row
-    {"id", "op": "aggregate", "job": name, "rows": path, "total", "repeats"}   metrics of a finished
-                    run, over a dataset of `total` rows, each answered `repeats` times; its draws
-                    go into its folder
+    {"id", "op": "run", "job": name, "row", "inputs", "places"}      one thread a row; `places` are
+                    folders for the images that inputs name
+    {"id", "op": "aggregate", "job": name, "rows": path, "total", "repeats", "places"}
+                    metrics of a finished run, over a dataset of `total` rows, each answered
+                    `repeats` times; its draws go into its folder
 
 The process ends when stdin closes, and what it has started with it: nothing outlives the parent.
 """
@@ -24,11 +25,12 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops import calls
+from llmops import calls, images
 from llmops.metrics import measure
 from llmops.runners import CallableRunner, FlowError, Runner, means
 from llmops.runs import Draws, Row, Run, read_rows
@@ -62,7 +64,7 @@ class Worker:
             answer = getattr(self, f"_{request['op']}")(request)
         except BaseException as error:  # a flow may raise anything, SystemExit too
             self._log(traceback.format_exc())
-            answer = {"error": self._failure(_describe(error))}
+            answer = {"error": self._failure(_describe(error, _place(error)))}
         try:
             line = _line({"id": request["id"], **answer})
         except Exception as error:  # an answer that JSON cannot hold
@@ -92,7 +94,8 @@ class Worker:
         answer: dict[str, Any] = {"outputs": None}
         try:
             runner = self._runners[request["job"]]
-            answer["outputs"], answer["aggregation"] = runner.run(request["inputs"], request["row"])
+            inputs = images.located(request["inputs"], request["places"])
+            answer["outputs"], answer["aggregation"] = runner.run(inputs, request["row"])
         except BaseException as error:  # a flow may raise anything, SystemExit too
             answer["error"] = self._failure(row.error or _describe(error))
             self._tell(request["row"], answer["error"], error)
@@ -118,7 +121,8 @@ class Worker:
         return text
 
     def _aggregate(self, request: dict[str, Any]) -> dict[str, Any]:
-        counted, asked = _Counted(Path(request["rows"])), calls.Calls()
+        counted = _Counted(Path(request["rows"]), request["places"])
+        asked = calls.Calls()
         calls.ROW.set(asked)
         aggregation = self._runners[request["job"]].aggregate(counted) or means(counted)
         why_not = "the aggregation asks a model" if asked.usage else ""
@@ -146,8 +150,8 @@ class Worker:
 class _Counted:
     """The completed rows of a run on disk, and in how many of them each output has a value."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, places: list[str]) -> None:
+        self._path, self._places = path, places
         self.numbers: list[int] = []
         self._values: Counter[str] = Counter()
 
@@ -159,7 +163,7 @@ class _Counted:
                 self.numbers.append(row.row)
                 outputs = row.outputs or {}
                 self._values.update({name: value is not None for name, value in outputs.items()})
-                yield row
+                yield replace(row, inputs=images.located(row.inputs, self._places))
 
     def scored(self, metric: str) -> int:
         """Rows that carry the metric's value; every row where it is no output of its own."""
@@ -182,12 +186,31 @@ def _secrets(connections: dict[str, dict[str, Any]]) -> Iterator[str]:
                 yield secret
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
+def _describe(error: BaseException, place: str = "") -> dict[str, Any]:
     """The innermost cause in words; it is the flow's own fault, so trying again does not help."""
-    while (inner := getattr(error, "inner_exception", None) or error.__cause__) is not None:
+    while (inner := _cause(error)) is not None:
         error = inner
     kind = error.kind if isinstance(error, FlowError) else type(error).__name__
-    return {"type": kind, "message": str(error) or kind}
+    return {"type": kind, "message": f"{str(error) or kind}{place}"}
+
+
+def _place(error: BaseException | None) -> str:
+    """Where a flow could not be loaded: the node, and the line of the flow's own code."""
+    node, line, folder = "", "", str(Path.cwd())
+    while error is not None:
+        node = getattr(error, "_node_name", "") or node
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename.startswith(folder + os.sep):
+                line = f"{frame.filename[len(folder) + 1 :]}, line {frame.lineno}"
+        error = _cause(error)
+    told = ", ".join(filter(None, (f"node '{node}'" if node else "", line)))
+    return f" ({told})" if told else ""
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What an error comes from; some of prompt flow's keep a text in place of an exception."""
+    inner = getattr(error, "inner_exception", None)
+    return inner if isinstance(inner, BaseException) else error.__cause__
 
 
 def _mentions_openai(folder: Path) -> bool:
