@@ -197,8 +197,6 @@ FAULTS = {
     "is out of memory": ("[0] * 10**12", "MemoryError"),
     "recurses for ever": ("again(again)", "RecursionError"),
     "raises what cannot be printed": ("raise Unprintable", ""),
-    "returns no dict": ("return 'text'", "the flow returned a str, expected a dict of outputs"),
-    "returns nothing": ("return None", "the flow returned a NoneType"),
     "hangs": ("time.sleep(60)", "Timeout: no answer within 2 s (limits.timeout_s)"),
 }
 

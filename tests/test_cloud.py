@@ -66,6 +66,14 @@ LOUD = """
 def run(text, mark: str = "!"):
     return {"answer": text.upper() + mark}
 """
+LOUD_CLASS = """
+class Loud:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __call__(self, text: str) -> str:
+        return {"answer": text.upper() + self.mark}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +175,24 @@ def test_a_python_flow_with_an_aggregation_of_its_own(use: UseCase, go: Run) -> 
     (score,) = outcome.summary["scores"]
     assert (score["metric"], score["value"], score["scored"]) == ("accuracy", 1.0, 6)
     assert score["ci95"] == [1.0, 1.0]
+
+
+def test_the_arguments_of_a_class_go_along(azure: LoopbackAzure, use: UseCase, go: Run) -> None:
+    use.write("flows/standard/flow.py", LOUD_CLASS)
+    use.write("flows/standard/flow.flex.yaml", "entry: flow:Loud\n")
+    use.configure(init={"mark": "?"})
+    outcome = go()
+    assert outcome.code == 0 and outcome.summary, outcome.text
+    (run, _) = submitted(azure, use)
+    assert run["request"]["initKWargs"] == {"mark": "?"}
+    answers = {
+        row["outputs"]["answer"]
+        for row in use.finished("default-words-*")
+        if "answer" in row["outputs"]
+    }
+    assert "ANT?" in answers
+    use.configure(init={"mark": "${env:MARK}"})
+    go().refused("init.mark: ", "stands for a variable of this machine")
 
 
 def test_a_grid_over_an_input_of_the_flow(azure: LoopbackAzure, use: UseCase, go: Run) -> None:

@@ -540,6 +540,19 @@ def test_environment_of_a_child() -> None:
     assert (child["AOAI_API_BASE"], child["AOAI_API_VERSION"]) == (BASE, "2024-02-01")
 
 
+def test_variables_that_a_flow_reads_itself_have_what_the_run_uses() -> None:
+    entry = {**AOAI, "api_base": "${AZURE_OPENAI_ENDPOINT}", "api_key": "${TEAM_KEY}"}
+    real = only([entry], {"AZURE_OPENAI_ENDPOINT": BASE, "TEAM_KEY": "k1"})
+    child, replayed = real.as_environment(), real.through("http://127.0.0.1:1").as_environment()
+    assert child["TEAM_KEY"] == child["AZURE_OPENAI_API_KEY"] == "k1"
+    assert (child["AZURE_OPENAI_ENDPOINT"], child["OPENAI_API_VERSION"]) == (BASE, "2024-02-01")
+    assert replayed["AZURE_OPENAI_ENDPOINT"] == "http://127.0.0.1:1"
+    assert "k1" not in replayed.values() and replayed["TEAM_KEY"] == "replayed"
+    assert real.secret_variables == {"AOAI_API_KEY", "AZURE_OPENAI_API_KEY", "TEAM_KEY"}
+    own = only([AOAI | {"api_key": "${api_key}"}], {"AOAI_API_KEY": "k1", "AOAI_API_BASE": BASE})
+    assert not any(name.startswith("AZURE") for name in own.as_environment())
+
+
 # --- secrets -----------------------------------------------------------------------------------
 
 MARK = "qZ7-mark"

@@ -9,6 +9,9 @@ by `scripts/experiment.py`, against the same stand-in model. What differs by des
 - An evaluator without an aggregation of its own has no metrics there; here it has the mean of each
   numeric output.
 - An aggregation that raises leaves a run without metrics there; here it is an error.
+- An evaluation flow's `__aggregate__` that returns no dict leaves the metrics that it has logged.
+- A prompty that says its inputs by a sample alone is asked with the row's data; prompt flow asks
+  the sample itself in each row.
 - What a row gives to the aggregation passes through a file here, so that a run can go on where it
   stopped: it arrives as JSON has it (a tuple as a list), only a dataclass is made anew.
 """

@@ -7,23 +7,31 @@ Nothing here keeps requests: Azure ML does, in front of the container (DATA_COLL
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 PORT = 8080
-KNOWN = ("flow.dag.yaml", "flow.flex.yaml", "*.prompty")
+KNOWN = ("flow.dag.yaml", "flow.flex.yaml")
 
 
 def prepare(model: Path) -> Path:
     """The flow's folder; a plain Python function gets the file that prompt flow wants."""
-    if any(list(model.glob(name)) for name in KNOWN):
+    named = "LLMOPS_FLOW" in os.environ  # a Python function may lie beside prompties that it asks
+    if any((model / name).is_file() for name in KNOWN) or (
+        list(model.glob("*.prompty")) and not named
+    ):
         return model
     folder = Path(tempfile.mkdtemp()) / model.name
     shutil.copytree(model, folder)
     entry = os.environ.get("LLMOPS_FLOW", "flow:run")
-    (folder / "flow.flex.yaml").write_text(f"entry: {entry}\n", encoding="utf-8")
+    document: dict[str, object] = {"entry": entry}
+    if (init := folder / "init.json").is_file():  # what the entry's class is made with
+        document["sample"] = {"init": json.loads(init.read_text(encoding="utf-8"))}
+    # JSON is YAML.
+    (folder / "flow.flex.yaml").write_text(json.dumps(document), encoding="utf-8")
     return folder
 
 

@@ -102,10 +102,14 @@ class Answers:
             self._server = None
 
 
-def environment(connections: dict[str, Connection]) -> dict[str, str]:
-    """Variables for flows that read their endpoint from the environment."""
+def environment(connections: dict[str, Connection], root: Path = Path()) -> dict[str, str]:
+    """Variables for flows that read their endpoint from the environment, and those of `.env`."""
     direct = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
-    variables = {"NO_PROXY": direct, "no_proxy": direct}  # the loopback server is behind no proxy
+    given = links.environment(root)
+    # What puts connections together holds real keys, also where a replay needs none.
+    whole = {links.variable(name) for name in (*connections, links.LISTED)}
+    variables = {key: text for key, text in given.items() if links.variable(key) not in whole}
+    variables |= {"NO_PROXY": direct, "no_proxy": direct}  # the loopback server is behind no proxy
     for link in connections.values():
         variables |= link.as_environment()
     return variables

@@ -144,6 +144,8 @@ def _changed(after: Flow, before: Flow) -> str:
     contents = [{name: path.read_bytes() for name, path in flows.files(f)} for f in (after, before)]
     names = sorted(contents[0].keys() | contents[1].keys())
     differ = [name for name in names if contents[0].get(name) != contents[1].get(name)]
+    if not differ and after.init != before.init:
+        differ = ["init"]
     more = f" and {len(differ) - NAMED_FILES} more" if len(differ) > NAMED_FILES else ""
     return f"{after.folder} differs ({', '.join(differ[:NAMED_FILES]) or after.file}{more})"
 

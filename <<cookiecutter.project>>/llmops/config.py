@@ -103,6 +103,22 @@ def _no_secret(value: str | None, instead: str) -> str | None:
     return value
 
 
+def _no_secrets_inside(value: Any) -> Any:
+    """Arguments of a flow's class, at any depth: a key is a reference to a variable."""
+    for key, item in value.items() if isinstance(value, Mapping) else ():
+        secret = isinstance(item, str) and re.search(r"(^|_)(key|secret|password)$", str(key))
+        if secret and not re.fullmatch(r"\$\{env:\w+\}", item):
+            raise ValueError(
+                f"{key} holds the secret itself. Name a connection, or write {key}: "
+                "${env:VARIABLE} here and the secret into .env"
+            )
+        _no_secrets_inside(item)
+    return value
+
+
+Init = Annotated[dict[str, Any], BeforeValidator(_no_secrets_inside)]
+
+
 class Dataset(Strict):
     """Rows for the standard flow."""
 
@@ -131,6 +147,7 @@ class Evaluator(Strict):
 
     name: Name
     flow: str = Field("", description="folder of the flow; default: flows/<name>")
+    init: Init = Field({}, description="arguments of the class that the flow's entry names")
     datasets: tuple[EvaluatorDataset, ...] = Field(min_length=1)
     lower_is_better: tuple[Name, ...] = Field(
         (), description="metrics of which less is better; of all others more is"
@@ -235,6 +252,11 @@ class Experiment(Strict):
     flow: str = Field("", description="folder of the standard flow; default: flows/<name>")
     runtime: str | None = Field(None, description="Azure ML compute session; default: serverless")
     connections: tuple[Connection, ...] = ()
+    init: Init = Field(
+        {},
+        description="arguments of the class that the flow's entry names, as model_config: "
+        "{connection: aoai, azure_deployment: gpt-4o}; default: those of the flow's own sample",
+    )
     variants: Selection = Field(
         ("all",),
         description="all: one node at a time, the others at their default; combinations: every "

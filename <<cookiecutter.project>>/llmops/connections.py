@@ -45,6 +45,20 @@ _MODELS = {
     OPENAI: ("api_key", "base_url", "organization"),
     SERVERLESS: ("api_key", "api_base"),
 }
+# What the SDKs, and so many flows, read from the environment by themselves.
+_READ = {
+    AZURE_OPENAI: {
+        "AZURE_OPENAI_API_KEY": "api_key",
+        "AZURE_OPENAI_ENDPOINT": "api_base",
+        "AZURE_OPENAI_API_VERSION": "api_version",
+        "OPENAI_API_VERSION": "api_version",
+    },
+    OPENAI: {
+        "OPENAI_API_KEY": "api_key",
+        "OPENAI_BASE_URL": "base_url",
+        "OPENAI_ORG_ID": "organization",
+    },
+}
 _ADDRESSES = {"api_base", "base_url", "endpoint", "url"}
 _PUBLIC = {"api_type", "api_version", "auth_mode", "organization", "model", *_ADDRESSES}
 _NOT_PROPERTIES = {"name", "type", "connection_type", "configs", "secrets"}
@@ -61,7 +75,8 @@ class Connection(BaseModel):
 
     `values` and `secrets` hold its properties under promptflow's names. `model` is asked for
     instead of the model or deployment that a flow's nodes name. `missing` names the variables that
-    must be set before the connection can be used live.
+    must be set before the connection can be used live. `variables` maps variables that its entry
+    names in capitals to the property that each gives: a flow may read them itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -72,6 +87,7 @@ class Connection(BaseModel):
     secrets: dict[str, SecretStr] = {}
     model: str | None = None
     missing: tuple[str, ...] = ()
+    variables: dict[str, str] = {}
 
     @property
     def served(self) -> bool:
@@ -103,7 +119,12 @@ class Connection(BaseModel):
     def as_environment(self) -> dict[str, str]:
         """Variables for a child process whose flow reads the environment; secrets in clear."""
         found = self._properties | {"model": self.model or ""}
-        return {variable(self.name, key): text for key, text in found.items() if text}
+        return {name: found[key] for name, key in self._names if found.get(key)}
+
+    @property
+    def secret_variables(self) -> set[str]:
+        """Which of these variables hold secrets."""
+        return {name for name, key in self._names if key in self.secrets}
 
     def through(self, url: str) -> Connection:
         """The same connection by way of the recording server at `url`; others stay as they are."""
@@ -125,6 +146,15 @@ class Connection(BaseModel):
         if organization := self.values.get("organization"):
             headers["OpenAI-Organization"] = organization
         return Target(self._base, "openai", headers)
+
+    @property
+    def _names(self) -> Iterator[tuple[str, str]]:
+        """The variables of the properties: its own, the SDKs' if it names one, and those named."""
+        keys = [*self.values, *self.secrets, "model"]
+        yield from ((variable(self.name, key), key) for key in keys)
+        if self.variables.keys() & _READ.get(self.type, {}).keys():
+            yield from _READ[self.type].items()
+        yield from self.variables.items()
 
     @property
     def _base(self) -> str:
@@ -224,7 +254,20 @@ def _connection(entry: Entry, listed: list[Block], env: Variables) -> Connection
         secrets={key: SecretStr(given[key]) for key in kept if key not in public},
         model=None if _blank(model := given.get("model", "")) else model,
         missing=missing,
+        variables=_variables(entry, kind),
     )
+
+
+def _variables(entry: Entry, kind: str) -> dict[str, str]:
+    """The variables that an entry names in capitals, each with the property that it gives."""
+    address = _MODELS[kind][1] if kind in _MODELS else ""
+    found = {}
+    for key, text in _texts(entry.model_dump(exclude_none=True)).items():
+        match = _REFERENCE.fullmatch(text)
+        if match and match[1].isupper():
+            named = ("api_endpoint", "azure_endpoint", "api_base", "base_url")
+            found[match[1]] = address if address and key in named else key
+    return found
 
 
 def _sources(entry: Entry, listed: list[Block], env: Variables) -> Iterator[tuple[str, Block]]:

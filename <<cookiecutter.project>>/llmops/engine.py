@@ -33,8 +33,9 @@ class Job:
     """A flow in one variant, as a worker loads it; `name` is unique within an experiment.
 
     `connections` are in prompt flow's dictionary form, `models` maps a connection to the model that
-    is asked for instead of the one the flow names. `places` are folders in which the images are
-    that rows name, the first one first; after them comes the flow's own.
+    is asked for instead of the one the flow names. `init` are the arguments of an entry's class.
+    `places` are folders in which the images are that rows name, the first one first; after them
+    comes the flow's own.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     definition: dict[str, Any] = field(default_factory=dict)
     connections: dict[str, dict[str, Any]] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    init: dict[str, Any] = field(default_factory=dict)
     places: tuple[str, ...] = ()
 
     @property

@@ -7,9 +7,9 @@ promptflow or the flow's own code.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,14 @@ from typing import Any, Literal
 
 from llmops.errors import UserError
 from llmops.files import parse_yaml
+from llmops.signatures import UNKNOWN, Signature
+from llmops.signatures import read as read_signature
 
 Kind = Literal["dag", "flex", "prompty", "python"]
-FILES: dict[str, Kind] = {"flow.dag.yaml": "dag", "flow.flex.yaml": "flex", "flow.py": "python"}
+FILES = ("flow.dag.yaml", "flow.flex.yaml", "*.flex.yaml", "*.dag.yaml", "flow.py", "*.prompty")
+"""What makes a folder a flow; of several the first counts."""
+_FILE = re.compile(r"\$\{file:([^}]+)\}|(?:file:)?([^{}]+\.json)")
+_PROMPTY = re.compile(r"\s*-{3,}[ \t]*\n(.*?)^-{3,}[ \t]*$", re.DOTALL | re.MULTILINE)
 IGNORED = {"__pycache__", ".promptflow", ".runs", ".git", ".pytest_cache", ".mypy_cache"}
 
 
@@ -30,7 +35,9 @@ class Flow:
     `inputs` says of each input whether it is required (has no default), `more_inputs` whether it
     takes any other by its name (`**inputs`); `outputs` is null where the files do not name them.
     `variants` maps a node to its variants, the default first. `definition` is the DAG's content.
-    `entry` is `module:function` for flex and Python flows.
+    `entry` is `module:function` for flex and Python flows. Of a class `takes` says which arguments
+    its making requires, `takes_more` whether it takes any other; `init` holds their values: those
+    of the flow's own sample, until experiment.yaml gives others.
     """
 
     folder: Path
@@ -42,6 +49,9 @@ class Flow:
     variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
     definition: dict[str, Any] = field(default_factory=dict)
     more_inputs: bool = False
+    takes: dict[str, bool] = field(default_factory=dict)
+    takes_more: bool = False
+    init: dict[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -77,17 +87,19 @@ def describe(reference: str, root: Path = Path()) -> Flow:
     path, _, function = reference.partition(":")
     place = root / "flows" / path if (root / "flows" / path).exists() else root / path
     if place.is_file():
-        return _read(place.parent, place.name, function)
-    for name in FILES:
-        if (place / name).is_file():
-            return _read(place, name, function)
-    prompty = sorted(place.glob("*.prompty"))
-    if len(prompty) == 1:
-        return _read(place, prompty[0].name, function)
+        return _read(place.parent, place.name, function, root)
+    others: list[str] = []
+    for kind in FILES:
+        others = sorted(file.name for file in place.glob(kind) if file.is_file())
+        if len(others) == 1:
+            return _read(place, others[0], function, root)
+        if others:
+            break
     if place.exists():
+        more = f"{path}/{others[0]}" if others else "flows/x/flow.py:run"
         raise UserError(
-            f"'{reference}' holds no flow (expected one of {', '.join(FILES)}, one *.prompty, or a "
-            "path like flows/x/flow.py:run)."
+            f"'{reference}' holds no flow (expected one of {', '.join(FILES)}, or a path like "
+            f"{more})."
         )
     beside = sorted(f"flows/{p.name}" for p in (root / "flows").glob("*") if p.is_dir())
     raise UserError(f"'{reference}' is not there (expected one of {', '.join(beside) or 'none'}).")
@@ -119,6 +131,8 @@ def digest(flow: Flow, definition: Mapping[str, Any]) -> str:
     """
     content = hashlib.sha256(f"{flow.kind} {flow.file} {flow.entry}".encode())
     content.update(json.dumps(definition, sort_keys=True).encode())
+    if flow.init:
+        content.update(json.dumps(flow.init, sort_keys=True, default=str).encode())
     others = other_prompts(flow, definition)
     for name, path in sorted(files(flow)):
         if name not in others:
@@ -152,18 +166,18 @@ def files(flow: Flow) -> Iterator[tuple[str, Path]]:
                 yield "/".join((*((root.name,) if root != flow.folder else ()), *parts)), path
 
 
-def _read(folder: Path, file: str, function: str) -> Flow:
-    endings: dict[str, Kind] = {".prompty": "prompty", ".yaml": "dag", ".yml": "dag"}
-    kind: Kind = FILES.get(file) or endings.get(Path(file).suffix, "python")
+def _read(folder: Path, file: str, function: str, root: Path) -> Flow:
     try:
         text = (folder / file).read_text(encoding="utf-8-sig")
-        if kind == "python":
-            return _read_python(folder, file, text, function or "run")
-        if kind == "prompty":
+        if file.endswith(".prompty"):
             return _read_prompty(folder, file, text)
+        if not file.endswith((".yaml", ".yml")):
+            return _read_python(folder, file, function or "run", root)
         document = _keys_and_values(parse_yaml(text), "the file")
-        flex = kind == "flex" or ("entry" in document and "nodes" not in document)
-        return _read_flex(folder, file, document) if flex else _read_dag(folder, file, document)
+        # A flex flow of early 2024 is called flow.dag.yaml too.
+        if file.endswith("flex.yaml") or ("entry" in document and "nodes" not in document):
+            return _read_flex(folder, file, document, root)
+        return _read_dag(folder, file, document)
     except SyntaxError as error:
         place = error.filename if error.filename and error.filename.endswith(".py") else file
         raise UserError(
@@ -224,32 +238,100 @@ def _variants(node: str, block: Any) -> tuple[str, ...]:
     return (first, *(name for name in variants if name != first))
 
 
-def _read_flex(folder: Path, file: str, document: dict[str, Any]) -> Flow:
+def _read_flex(folder: Path, file: str, document: dict[str, Any], root: Path) -> Flow:
     entry = str(document.get("entry") or "")
     module, _, name = entry.partition(":")
     if not name:
         raise ValueError(f"entry: '{entry}' (expected <module>:<function or class>)")
-    source = folder / (module.replace(".", "/") + ".py")
-    tree = ast.parse(source.read_text(encoding="utf-8-sig"), source.name)
-    inputs, more = _signature(tree, name)
-    inputs |= _inputs(document.get("inputs"))
-    outputs = tuple(_keys_and_values(document.get("outputs"), "outputs")) or None
-    return Flow(folder, file, "flex", inputs, outputs, entry, definition=document, more_inputs=more)
+    includes = [folder / path for path in document.get("additional_includes") or []]
+    places = [folder, *(path.parent for path in includes), root.resolve()]
+    signature = read_signature(places, module, name)
+    return Flow(
+        folder,
+        file,
+        "flex",
+        _either(signature.inputs, _inputs(document.get("inputs"))),
+        tuple(_keys_and_values(document.get("outputs"), "outputs")) or None,
+        entry,
+        definition=document,
+        more_inputs=signature.more_inputs,
+        takes=_either(signature.init, _inputs(document.get("init"))),
+        takes_more=signature.more_init,
+        init=_sample_init(folder, document, signature),
+    )
+
+
+def _either(code: Mapping[str, bool], file: Mapping[str, bool]) -> dict[str, bool]:
+    """What is required by the code and has no default in the flow's file."""
+    return {name: code.get(name, True) and file.get(name, True) for name in {**code, **file}}
+
+
+def _sample_init(
+    folder: Path, document: Mapping[str, Any], signature: Signature = UNKNOWN
+) -> dict[str, Any]:
+    """The arguments of the flow's own sample, or those of an init.json that fits the class."""
+    sample = referred(document.get("sample"), folder)
+    init = referred(sample.get("init"), folder) if isinstance(sample, Mapping) else None
+    if isinstance(init, Mapping):
+        return dict(init)
+    init = referred("${file:init.json}", folder) if signature.init else None
+    return dict(init) if isinstance(init, Mapping) and init.keys() <= signature.init.keys() else {}
+
+
+def referred(value: Any, folder: Path) -> Any:
+    """What `${file:x.json}`, or in a sample `x.json`, holds; null where there is no such file."""
+    found = _FILE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value
+    try:
+        return parse_yaml((folder / (found[1] or found[2])).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
 
 
 def _read_prompty(folder: Path, file: str, text: str) -> Flow:
-    parts = text.split("---", 2)
-    if len(parts) < 3:
+    parts = _PROMPTY.match(text)
+    if parts is None:
         raise ValueError("a prompty starts with a block between two lines of ---")
     document = _keys_and_values(parse_yaml(parts[1]), "the block between the lines of ---")
-    outputs = tuple(_keys_and_values(document.get("outputs"), "outputs")) or ("output",)
-    return Flow(folder, file, "prompty", _inputs(document.get("inputs")), outputs)
+    inputs = _keys_and_values(document.get("inputs"), "inputs")
+    if not inputs:  # prompt flow then takes them from the sample
+        sample = referred(document.get("sample"), folder)
+        required = dict.fromkeys(sample, True) if isinstance(sample, Mapping) else {}
+    else:
+        required = {
+            name: isinstance(v, Mapping) and "default" not in v for name, v in inputs.items()
+        }
+    outputs = tuple(_keys_and_values(document.get("outputs"), "outputs"))
+    known = outputs or (None if _structured(document, folder) else ("output",))
+    return Flow(folder, file, "prompty", required, known)
 
 
-def _read_python(folder: Path, file: str, text: str, function: str) -> Flow:
-    inputs, more = _signature(ast.parse(text, file), function)
-    entry = f"{Path(file).stem}:{function}"
-    return Flow(folder, file, "python", inputs, None, entry, more_inputs=more)
+def _structured(document: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a prompty may return something else than a text."""
+    model = referred(document.get("model"), folder)
+    model = model if isinstance(model, Mapping) else {}
+    parameters = referred(model.get("parameters"), folder)
+    asked = parameters if isinstance(parameters, Mapping) else {}
+    kind = referred(asked.get("response_format"), folder)
+    json_wanted = kind is not None and kind != {"type": "text"}
+    return json_wanted or "tools" in asked or model.get("response") == "all"
+
+
+def _read_python(folder: Path, file: str, function: str, root: Path) -> Flow:
+    signature = read_signature([folder, root.resolve()], Path(file).stem, function)
+    return Flow(
+        folder,
+        file,
+        "python",
+        signature.inputs,
+        None,
+        f"{Path(file).stem}:{function}",
+        more_inputs=signature.more_inputs,
+        takes=signature.init,
+        takes_more=signature.more_init,
+        init=_sample_init(folder, {}, signature),
+    )
 
 
 def _inputs(block: Any) -> dict[str, bool]:
@@ -257,20 +339,3 @@ def _inputs(block: Any) -> dict[str, bool]:
         name: not (isinstance(value, Mapping) and value.get("default") is not None)
         for name, value in _keys_and_values(block, "inputs").items()
     }
-
-
-def _signature(tree: ast.Module, name: str) -> tuple[dict[str, bool], bool]:
-    """Parameters of a function, or of a class's __call__: which are required, and any other."""
-    found = {node.name: node for node in tree.body if hasattr(node, "name")}
-    node: Any = found.get(name)
-    if isinstance(node, ast.ClassDef):
-        methods = {part.name: part for part in node.body if hasattr(part, "name")}
-        node = methods.get("__call__")
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        raise ValueError(f"no function '{name}' (found {', '.join(sorted(found)) or 'none'})")
-    arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
-    optional = set(arguments[len(arguments) - len(node.args.defaults) :])
-    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    keyword = {argument.arg: default is None for argument, default in pairs}
-    positional = {a: a not in optional for a in arguments if a not in ("self", "cls")}
-    return positional | keyword, node.args.kwarg is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ def package(flow: Flow, variant: Variant, folder: Path) -> Flow:
 
     The files of `additional_includes` come beside the flow's own. Caches, `.env` files and prompts
     that only other variants use stay behind. Of a DAG the variant and its parameters become the
-    definition; a parameter that is an input of the flow becomes that input's default.
+    definition; a parameter that is an input of the flow becomes that input's default. The arguments
+    of a flex flow's class become those of its sample, of a Python class its init.json.
 
     Raises:
         UserError: the variant sets an input of a flow that is no DAG, where it has no place.
@@ -38,10 +41,16 @@ def package(flow: Flow, variant: Variant, folder: Path) -> Flow:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+    file = flow.file
     if flow.kind in ("dag", "flex"):
-        _write_yaml(folder / flow.file, _definition(flow, variant))
+        (folder / flow.file).unlink(missing_ok=True)  # it may have a name that no service looks for
+        file = f"flow.{flow.kind}.yaml"
+        _write_yaml(folder / file, _definition(flow, variant))
     function = flow.entry.partition(":")[2] if flow.kind == "python" else ""
-    return flows.describe(f"{flow.file}:{function}", folder)
+    if function and flow.init:
+        (folder / "init.json").write_text(json.dumps(flow.init), encoding="utf-8")
+    packed = flows.describe(f"{file}:{function}", folder)
+    return replace(packed, init=flow.init) if flow.kind == "python" else packed
 
 
 def flow_hash(packed: Flow) -> str:
@@ -62,12 +71,20 @@ def _definition(flow: Flow, variant: Variant) -> dict[str, Any]:
     """What the flow's YAML says once variant, parameters and includes are settled."""
     settled = variant.definition if flow.kind == "dag" else flow.definition
     definition = {key: value for key, value in settled.items() if key != "additional_includes"}
+    if flow.init:
+        # Prompt flow takes these where it is given none, on a served flow too.
+        definition["sample"] = {**_sample(flow), "init": flow.init}
     if variant.inputs:
         inputs = {**(definition.get("inputs") or {})}
         for name, value in variant.inputs.items():
             inputs[name] = {**(inputs.get(name) or {}), "default": value}
         definition["inputs"] = inputs
     return definition
+
+
+def _sample(flow: Flow) -> dict[str, Any]:
+    sample = flows.referred(flow.definition.get("sample"), flow.folder)
+    return sample if isinstance(sample, dict) else {}
 
 
 def _write_yaml(path: Path, document: dict[str, Any]) -> None:

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from llmops import calls
-from llmops.runners import Aggregate, Aggregation, FlowError, Runner, over
+from llmops import promptflow_scripts as scripts
+from llmops.runners import Aggregate, Aggregation, CallableRunner, FlowError, Runner, over
 from llmops.runs import Row
 
 # Read on import. A failed row is told once, by the worker; outputs are checked once, by `_plain`.
@@ -49,23 +50,37 @@ _MODEL_TYPES = ("AzureOpenAIConnection", "OpenAIConnection", "ServerlessConnecti
 _SETTINGS = "telemetry:\n  enabled: false\n"
 
 
+def plain(job: dict[str, Any]) -> Runner:
+    """A runner for a Python callable that uses prompt flow; `job` as in `llmops.worker`."""
+    return CallableRunner(job, _prepared(job).make)
+
+
+def _prepared(job: dict[str, Any]) -> scripts.Connections:
+    """Prompt flow, imported, and the connections that it is given."""
+    import_promptflow()
+    connections = {name: dict(value) for name, value in job["connections"].items()}
+    return scripts.Connections(connections, job["models"])
+
+
 def load(job: dict[str, Any]) -> Runner:
     """A runner for a DAG, flex or prompty flow; `job` as in `llmops.worker`."""
-    executors = import_promptflow().FlowExecutor
-    connections = {name: dict(value) for name, value in job["connections"].items()}
-    _provide(connections)
+    known = _prepared(job)
+    executors, connections = import_promptflow().FlowExecutor, known.given
     _set_variables(job["definition"], connections)
     folder, file = _with_includes(job), Path(job["file"])
     from promptflow.storage._run_storage import DummyRunStorage
 
     storage = DummyRunStorage()  # what prompt flow would keep of a row, the engine keeps
-    if job["kind"] != "dag":
-        init = _other_model(folder / file, job["models"]) if job["kind"] == "prompty" else {}
+    if job["kind"] == "prompty":
+        # By its whole path, because it finds images and files of its own beside it.
         return ScriptRunner(
-            executors.create(
-                file, connections, working_dir=folder, storage=storage, init_kwargs=init
-            )
+            executors.create(folder / file, connections, working_dir=folder, storage=storage)
         )
+    if job["kind"] == "flex":
+        script = scripts.executor()(
+            file, connections, folder, storage=storage, init_kwargs={"job": job, "make": known.make}
+        )
+        return ScriptRunner(script)
     from promptflow.contracts.flow import Flow
 
     definition = _use_models(job["definition"], job["models"], connections)
@@ -182,16 +197,13 @@ class ScriptRunner(Runner):
         function = self._aggregate
         if function is None:
             return None
-        returned = inspect.signature(self._executor._func_async).return_annotation
-        lines = [_line(row, returned) for row in rows]
+        lines = [_line(row, self._executor.returned) for row in rows]
         name = self._executor._aggr_input_name
 
         def aggregate(chosen: Sequence[int]) -> dict[str, Any]:
-            metrics = function(**{name: [lines[at] for at in chosen]})
-            if not isinstance(metrics, dict):
-                kind = type(metrics).__name__
-                raise TypeError(f"__aggregate__ returned a {kind}, expected a dict of metrics")
-            return metrics
+            with _logged_metrics() as logged:
+                metrics = function(**{name: [lines[at] for at in chosen]})
+            return {**logged, **metrics} if isinstance(metrics, dict) else logged
 
         return over(len(lines), aggregate)
 
@@ -216,7 +228,7 @@ def import_promptflow() -> Any:
         with _without_devkit():
             _import_tools()
         _remember_templates()
-        _prepare_prompty()
+        scripts.prepare_prompty()
     import promptflow.executor
 
     logging.getLogger("promptflow").setLevel(logging.ERROR)
@@ -254,29 +266,6 @@ def _import_tools() -> None:
     common.__dict__["handle_openai_error"] = lambda *_, **__: lambda function: function
     del sys.modules["promptflow.tools"]
     importlib.import_module("promptflow.tools")
-
-
-def _prepare_prompty() -> None:
-    """Prompty: no tries of its own either, and one client a connection instead of one a row."""
-    from promptflow.core import _flow
-
-    for kind in (_flow.Prompty, _flow.AsyncPrompty):
-        kind.__call__ = inspect.unwrap(kind.__call__)
-    make = _flow.get_open_ai_client_by_connection
-    resolve = _flow.convert_model_configuration_to_connection
-    shared = functools.lru_cache(maxsize=32)(make)
-    known = functools.lru_cache(maxsize=32)(lambda text: resolve(json.loads(text)))
-
-    def client(connection: Any, is_async: bool = False) -> Any:
-        # An async client belongs to an event loop, and each row has a loop of its own.
-        return make(connection, is_async=True) if is_async else shared(connection)
-
-    def connection(configuration: Any) -> Any:
-        plain = isinstance(configuration, dict)
-        return known(json.dumps(configuration)) if plain else resolve(configuration)
-
-    _flow.get_open_ai_client_by_connection = client
-    _flow.convert_model_configuration_to_connection = connection
 
 
 def _remember_templates() -> None:
@@ -325,24 +314,6 @@ def _without_devkit() -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-def _provide(connections: dict[str, Any]) -> None:
-    """Give prompt flow the connections in each of the places where it looks for one by name."""
-    from promptflow.core import _prompty_utils
-    from promptflow.core._connection_provider._connection_provider import ConnectionProvider
-    from promptflow.core._connection_provider._dict_connection_provider import (
-        DictConnectionProvider,
-    )
-
-    provider = DictConnectionProvider(connections)
-
-    def by_name(name: str) -> tuple[dict[str, Any], str]:
-        return dict(connections[name]["value"]), provider.get(name).TYPE
-
-    # A connection named inside a flex flow's model_config or a prompty ignores the dictionary.
-    ConnectionProvider._instance = provider
-    _prompty_utils.get_connection_by_name = by_name
-
-
 def _set_variables(definition: dict[str, Any], connections: dict[str, Any]) -> None:
     """Set the flow's `environment_variables`; `${connection.property}` stands for a value."""
     from promptflow.core._utils import update_dict_value_with_connections
@@ -376,18 +347,6 @@ def _merged(folder: Path, includes: tuple[str, ...]) -> Path:
     os.chdir(merged)
     sys.path.insert(0, str(merged))
     return merged
-
-
-def _other_model(path: Path, models: dict[str, str]) -> dict[str, Any]:
-    """What makes a prompty ask for its connection's own model, if that is set."""
-    from promptflow.core import Prompty
-
-    configs, _ = Prompty._parse_prompty(path)
-    configuration = (configs.get("model") or {}).get("configuration") or {}
-    model = models.get(configuration.get("connection", ""))
-    if model is None:
-        return {}
-    return {"model": {"configuration": {"azure_deployment": model, "model": model}}}
 
 
 def _use_models(

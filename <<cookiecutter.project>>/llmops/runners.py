@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
+import dataclasses
 import inspect
 import statistics
+import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from llmops import entries
 from llmops.runs import Row
 
 Aggregate = Callable[[Sequence[int]], dict[str, Any]]
@@ -46,25 +48,27 @@ class Runner(ABC):
 
 
 class CallableRunner(Runner):
-    """`flow.py:run`, sync or async; `aggregate(rows)` beside it takes the list of outputs."""
+    """`flow.py:run`, sync or async, or a class with `__call__`.
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        module_name, _, name = job["entry"].partition(":")
-        module = importlib.import_module(module_name)
-        self._function = getattr(module, name)
-        self._aggregate = getattr(module, "aggregate", None)
-        self._loop = _loop() if inspect.iscoroutinefunction(self._function) else None
+    What is no dict becomes the output `output`, as in a flex flow. `aggregate(rows)` beside it, or
+    the class's `__aggregate__`, takes the list of outputs.
+    """
+
+    def __init__(self, job: dict[str, Any], make: entries.Make = lambda _, value: value) -> None:
+        self._function = entries.load(job["entry"], job.get("init") or {}, make)
+        beside = getattr(sys.modules[job["entry"].partition(":")[0]], "aggregate", None)
+        self._aggregate = getattr(self._function, "__aggregate__", beside)
+        call = self._function if inspect.isfunction(self._function) else self._function.__call__
+        plain = inspect.unwrap(call)
+        later = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+        self._loop = _loop() if later else None
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Runner."""
         answer = self._function(**inputs)
         if self._loop is not None:
-            answer = asyncio.run_coroutine_threadsafe(answer, self._loop).result()
-        if not isinstance(answer, dict):
-            raise TypeError(
-                f"the flow returned a {type(answer).__name__}, expected a dict of outputs"
-            )
-        return answer, {}
+            answer = asyncio.run_coroutine_threadsafe(_awaited(answer), self._loop).result()
+        return _outputs(answer), {}
 
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
         """See Runner."""
@@ -91,6 +95,23 @@ def means(rows: Iterable[Row]) -> Aggregation:
         return {name: statistics.fmean(values) for name, values in numbers.items() if values}
 
     return over(len(outputs), aggregate)
+
+
+async def _awaited(answer: Any) -> Any:
+    answer = await answer if inspect.isawaitable(answer) else answer
+    if not isinstance(answer, AsyncIterator):
+        return answer
+    return "".join([str(part) async for part in answer])
+
+
+def _outputs(answer: Any) -> dict[str, Any]:
+    """What a callable returned, as outputs; a stream is put together."""
+    if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
+        answer = dataclasses.asdict(answer)
+    elif callable(getattr(answer, "model_dump", None)):
+        answer = answer.model_dump(mode="json")
+    outputs = answer if isinstance(answer, dict) else {"output": answer}
+    return {k: "".join(map(str, v)) if isinstance(v, Iterator) else v for k, v in outputs.items()}
 
 
 def _loop() -> asyncio.AbstractEventLoop:

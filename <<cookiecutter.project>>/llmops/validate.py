@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmops import config, connections, flows, nodes
+from llmops import arguments, config, connections, flows, nodes
 from llmops.config import Experiment
 from llmops.data import REFERENCE, UNDECIDED, Table, complete_mappings, resolve
 from llmops.errors import UserError
@@ -84,6 +84,7 @@ def check(
         *_evaluator_mappings(found, experiment),
         *_connections(found, experiment),
         *_nodes(found, experiment),
+        *_init(found, experiment),
         *_gate(experiment),
         *_compared_metrics(found, experiment),
         *_sample_request(found, root),
@@ -112,15 +113,15 @@ def _sources(experiment: Experiment) -> dict[str, str]:
 
 def _standard(found: Checked, experiment: Experiment, selection: Sequence[str], root: Path) -> None:
     where = "flow" if experiment.flow else "name (flow is not set)"
-    found.flow = _flow(
-        f"{experiment.file('flow')}: {where}", experiment.flow, experiment.name, root
-    )
+    flow = _flow(f"{experiment.file('flow')}: {where}", experiment.flow, experiment.name, root)
+    found.flow = replace(flow, init=flow.init | experiment.init)
     found.cells = plan(experiment, found.flow, selection)
 
 
 def _evaluator(found: Checked, experiment: Experiment, evaluator: Any, root: Path) -> None:
     where = f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].flow"
-    found.evaluators[evaluator.name] = _flow(where, evaluator.flow, evaluator.name, root)
+    flow = _flow(where, evaluator.flow, evaluator.name, root)
+    found.evaluators[evaluator.name] = replace(flow, init=flow.init | evaluator.init)
 
 
 def _flow(where: str, reference: str, name: str, root: Path) -> Flow:
@@ -296,6 +297,18 @@ def _nodes(found: Checked, experiment: Experiment) -> Iterator[str]:
     known = {connection.name: connection.connection_type for connection in experiment.connections}
     for flow in (found.flow, *found.evaluators.values()):
         yield from nodes.problems(flow, known) if flow else ()
+
+
+def _init(found: Checked, experiment: Experiment) -> Iterator[str]:
+    """Arguments of the flows' classes, see `llmops.arguments`."""
+    known = [connection.name for connection in experiment.connections]
+    if found.flow:
+        where = f"{experiment.file('init')}: init"
+        yield from arguments.problems(where, experiment.init, found.flow, known)
+    for evaluator in experiment.evaluators:
+        if flow := found.evaluators.get(evaluator.name):
+            where = f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].init"
+            yield from arguments.problems(where, evaluator.init, flow, known)
 
 
 def _gate(experiment: Experiment) -> Iterator[str]:

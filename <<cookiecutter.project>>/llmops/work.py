@@ -112,6 +112,7 @@ def job(
         definition,
         {key: link.as_promptflow() for key, link in connections.items()},
         {key: link.model for key, link in connections.items() if link.model},
+        flow.init,
         tuple(str(table.path.parent.resolve()) for table in tables),
     )
 

@@ -4,7 +4,7 @@ One process a flow folder, because Python imports a module name once: a second f
 would silently be the first one's. Requests and answers are JSON lines with an `id`:
 
     {"id", "op": "load", "job": {"name", "kind", "folder", "file", "entry", "definition",
-                                 "connections", "models"}}
+                                 "connections", "models", "init"}}
     {"id", "op": "run", "job": name, "row", "inputs", "places"}      one thread a row; `places` are
                     folders for the images that inputs name
     {"id", "op": "aggregate", "job": name, "rows": path, "total", "repeats", "places"}
@@ -76,14 +76,16 @@ class Worker:
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         job = request["job"]
         self._secrets |= set(_secrets(job["connections"]))
-        if job["kind"] == "python":
-            if _mentions_openai(Path(job["folder"])):
+        plain, folder = job["kind"] == "python", Path(job["folder"])
+        if plain and not _mentions(folder, "promptflow"):
+            if _mentions(folder, "openai"):
                 import openai  # noqa: F401
             self._runners[job["name"]] = CallableRunner(job)
         else:
             from llmops import promptflow_runner
 
-            self._runners[job["name"]] = promptflow_runner.load(job)
+            runner = promptflow_runner.plain if plain else promptflow_runner.load
+            self._runners[job["name"]] = runner(job)
         calls.watch()
         return {}
 
@@ -213,10 +215,10 @@ def _cause(error: BaseException) -> BaseException | None:
     return inner if isinstance(inner, BaseException) else error.__cause__
 
 
-def _mentions_openai(folder: Path) -> bool:
-    """Whether the client must be loaded before the flow's code, so that its calls are counted."""
+def _mentions(folder: Path, package: str) -> bool:
+    """Whether a package must be loaded before the flow's code, so that it is prepared for it."""
     files = (path for depth in ("*.py", "*/*.py") for path in folder.glob(depth))
-    return any("openai" in path.read_text("utf-8", "replace") for path in files)
+    return any(package in path.read_text("utf-8", "replace") for path in files)
 
 
 def main() -> None:

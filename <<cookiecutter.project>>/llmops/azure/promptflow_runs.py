@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from llmops import arguments
 from llmops.azure import workspace
 from llmops.azure.service import Submission, Unavailable
 from llmops.config import Azure, Limits
@@ -52,6 +53,7 @@ class PromptFlowRuns:
         from promptflow.entities import Run
 
         flow = submission.flow
+        arguments.require_portable(flow)
         run = Run(
             flow=str(flow.path if flow.kind == "prompty" else flow.folder),
             name=name,
@@ -61,6 +63,7 @@ class PromptFlowRuns:
             display_name=submission.display_name,
             tags=dict(submission.tags),
             environment_variables=self._variables,
+            init=flow.init or None,
             resources=self._resources or None,
         )
         with suppress(_ExistsError), workspace.quiet(), _explained():

@@ -122,7 +122,7 @@ def _variables(case: Case) -> tuple[dict[str, str], frozenset[str]]:
     for link in case.connections.values():
         if not link.missing:
             found |= link.as_environment()
-            secret |= {variable(link.name, key) for key in link.secrets}
+            secret |= link.secret_variables
     if case.connections and not case.workspace_connections:
         found[ENCODED] = encoded(case.connections)
         secret.add(ENCODED)

@@ -8,7 +8,6 @@ from pathlib import Path
 from llmops import deployment, experiment, image, package
 from llmops.azure import specification
 from llmops.azure.specification import ENCODED, FLOW, Subject
-from llmops.connections import variable
 from llmops.deployment import CONFIG, WebApp
 from llmops.errors import UserError
 from llmops.files import slug
@@ -48,7 +47,7 @@ def context(
     if variant is None:
         raise UserError(f"{REGISTRATION}: variant '{name}' is not there now. Register again.")
     place = folder / slug(case.experiment.name)
-    packed = package.package(case.flow, variant, place)
+    packed = package.package(checked.flow or case.flow, variant, place)
     if package.flow_hash(packed) != registered.model.content_hash:
         raise UserError(
             f"{REGISTRATION}: {case.flow.folder} changed since {registered.model.name}:"
@@ -79,7 +78,7 @@ def variables(case: Case, registered: Registration) -> tuple[dict[str, str], dic
                 "workspace to take it from: set this in the environment or in .env."
             )
         found |= link.as_environment()
-        secret |= {variable(link.name, key) for key in link.secrets}
+        secret |= link.secret_variables
     if case.connections:
         found[ENCODED] = specification.encoded(case.connections)
         secret.add(ENCODED)
