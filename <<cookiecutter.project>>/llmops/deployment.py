@@ -17,6 +17,12 @@ from llmops.errors import UserError
 
 CONFIG = Path("configs/deployment_config.json")
 Kind = Literal["managed", "kubernetes", "webapp"]
+OLD_KEYS = {
+    "AZURE_RM_SVC_CONNECTION",
+    "DEPLOYMENT_BASE_IMAGE_NAME",
+    "DEPLOYMENT_CONDA_PATH",
+    "PROMPT_FLOW_CONFIG_NAME",
+}
 
 
 def _unset(value: Any) -> Any:
@@ -49,11 +55,18 @@ Variables = Annotated[dict[str, str], BeforeValidator(_words)]
 
 
 class Target(Strict):
-    """What every kind of deployment has."""
+    """What every kind of deployment has; keys of early 2023 that mean nothing here may stand."""
 
     ENV_NAME: str
     TEST_FILE_PATH: str = "sample-request.json"
     USER_MANAGED_ID: str = Field("", description="user-assigned identity; default: system-assigned")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_keys(cls, block: Any) -> Any:
+        if not isinstance(block, dict):
+            return block
+        return {key: value for key, value in block.items() if key not in OLD_KEYS}
 
 
 class Endpoint(Target):

@@ -58,7 +58,10 @@ class _Module:
 
     def imported(self, node: ast.ImportFrom) -> _Module | None:
         """The module that a name is imported from; null where it is no file of the flow's."""
-        package = self.name.split(".")[: -node.level] if node.level else []
+        parts = self.name.split(".")
+        # In a package's own file the first dot is the package itself.
+        up = node.level - (self.path.name == "__init__.py")
+        package = parts[: len(parts) - up] if node.level else []
         beside = self.path.parents[node.level - 1] if node.level else self.path.parent
         name = ".".join([*package, *([node.module] if node.module else [])])
         try:

@@ -32,15 +32,21 @@ def complete(
     They come from a run file, or else from the hints of the class and from the example under
     `if __name__ == "__main__":`. `runs` are run files' contents.
     """
-    wanted = {name: given for name, given in initial(interface.flow).items() if given.required}
-    if interface.init or not wanted:
+    hints = {name: given.hint for name, given in initial(interface.flow).items()}
+    takes = interface.flow.takes.items()
+    wanted = [name for name, required in takes if required and name not in interface.init]
+    if not wanted:
         return interface, {}, []
     for block in (run.get("init") for run in runs):
         if isinstance(block, dict) and not _holds_secret(block):
             return replace(interface, init=block), block, []
-    found = {name: _guess(interface, name, given.hint) for name, given in wanted.items()}
+    found = {name: _guess(interface, name, hints.get(name, "")) for name in wanted}
     init = {name: value for name, value in found.items() if value is not None}
-    return replace(interface, init=init), init, list(_notes(interface, init, list(wanted)))
+    return (
+        replace(interface, init=interface.init | init),
+        init,
+        list(_notes(interface, init, wanted)),
+    )
 
 
 def _notes(interface: Interface, init: Mapping[str, Any], wanted: list[str]) -> Iterator[str]:
@@ -54,6 +60,8 @@ def _notes(interface: Interface, init: Mapping[str, Any], wanted: list[str]) -> 
 def _guess(interface: Interface, name: str, hint: str) -> Any:
     """A model configuration or the name of a connection; null for anything else."""
     kind = next((k for word, k in CONFIGURATIONS.items() if re.search(rf"\b{word}\b", hint)), "")
+    if not (kind or hint) and name == "model_config":  # as every example of prompt flow calls it
+        kind = AZURE_OPENAI
     if kind:
         return _example(interface, kind) or {"connection": NAMES[kind], MODELS[kind]: MODEL}
     if re.search(r"\w+Connection\b", hint):

@@ -142,22 +142,23 @@ def _input(name: str, kind: str, required: bool, default: Any) -> Input:
 
 def _sample(flow: Flow, document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The inputs and the init values that the definition shows as an example."""
-    given = _object(document.get("sample"), flow.folder)
+    given = resolved(document.get("sample"), flow.folder)
     nested = "inputs" in given or "init" in given
-    inputs = _object(given.get("inputs"), flow.folder) if nested else given
+    inputs = resolved(given.get("inputs"), flow.folder) if nested else given
     for name, said in block(document.get("inputs")).items():
         if block(said).get("sample") is not None:
             inputs = {name: said["sample"], **inputs}
-    init = _object(given.get("init"), flow.folder) if nested else {}
-    return inputs, init or _object("init.json", flow.folder) or _defaults(document.get("init"))
+    init = resolved(given.get("init"), flow.folder) if nested else {}
+    return inputs, init or resolved("init.json", flow.folder) or _defaults(document.get("init"))
 
 
 def _defaults(given: Any) -> dict[str, Any]:
     found = block(given).items()
-    return {k: v.get("default") if isinstance(v, Mapping) else v for k, v in found}
+    values = {k: v.get("default") if isinstance(v, Mapping) else v for k, v in found}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _object(value: Any, folder: Path) -> dict[str, Any]:
+def resolved(value: Any, folder: Path) -> dict[str, Any]:
     """The object itself, or that in the JSON file it names (`x.json`, `@x.json`, `${file:…}`)."""
     if isinstance(value, str):
         name = re.sub(r"^@|^\$\{file:|\}$", "", value.strip())

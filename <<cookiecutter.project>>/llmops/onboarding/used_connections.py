@@ -17,7 +17,15 @@ from llmops.connections import AZURE_API_VERSION, AZURE_OPENAI, OPENAI, variable
 from llmops.flows import Flow
 from llmops.onboarding import arguments, code, code_hints, environment, package_tools
 from llmops.onboarding.datasets import run_files
-from llmops.onboarding.interface import Interface, block, front_matter, includes, initial, read
+from llmops.onboarding.interface import (
+    Interface,
+    block,
+    front_matter,
+    includes,
+    initial,
+    read,
+    resolved,
+)
 from llmops.onboarding.interface import entry as module_of
 from llmops.onboarding.source import modules, yaml_files
 
@@ -29,9 +37,9 @@ TYPES: dict[str, tuple[str, ...]] = {
     OPENAI: ("api_key",),
     "ServerlessConnection": ("api_base", "api_key"),
     "SerpConnection": ("api_key",),
-    "CognitiveSearchConnection": ("api_base", "api_key", "api_version"),
-    "AzureContentSafetyConnection": ("endpoint", "api_key", "api_version"),
-    "FormRecognizerConnection": ("endpoint", "api_key", "api_version"),
+    "CognitiveSearchConnection": ("api_base", "api_key"),
+    "AzureContentSafetyConnection": ("endpoint", "api_key"),
+    "FormRecognizerConnection": ("endpoint", "api_key"),
     "AzureAIServicesConnection": ("endpoint", "api_key"),
     "QdrantConnection": ("api_base", "api_key"),
     "WeaviateConnection": ("api_base", "api_key"),
@@ -200,9 +208,9 @@ def _note(uses: dict[str, Use], name: str, types: Iterable[str]) -> Use:
 
 def _of_prompties(flow: Flow, uses: dict[str, Use]) -> None:
     for path in environment.prompties(flow):
-        model = block(front_matter(path).get("model"))
+        model = resolved(front_matter(path).get("model"), path.parent)
         _of_configuration(uses, model, "")
-        _of_configuration(uses, model.get("configuration"), "")
+        _of_configuration(uses, resolved(model.get("configuration"), path.parent), "")
 
 
 def _of_configuration(uses: dict[str, Use], given: Any, kind: str) -> None:
