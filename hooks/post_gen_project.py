@@ -45,10 +45,17 @@ def main() -> None:
         print(line)
     if flow:
         bring_in(flow)
-    empty = answers["example"] == NONE and not flow
-    first = "make onboard FROM=<path of a flow>\n  " if empty else ""
-    print(f"\nNext:\n\n  cd {shown(Path.cwd())}\n  {first}make experiment")
-    print("  python3 -m webbrowser reports/index.html\n")
+    steps = [f"cd {shown(Path.cwd())}", *next_steps(answers["example"], flow)]
+    print("\n  ".join(["\nNext:\n", *steps]) + "\n")
+
+
+def next_steps(example: str, flow: str) -> list[str]:
+    """The first tasks in the new repo."""
+    if flow:
+        return ["make validate"]
+    if example == NONE:
+        return ["make onboard FROM=<path of a flow>"]
+    return ["make experiment", "python3 -m webbrowser reports/index.html"]
 
 
 def record_origin(path: Path) -> tuple[dict[str, str], str]:
@@ -83,12 +90,14 @@ def lay_example(name: str) -> None:
 def bring_in(flow: str) -> None:
     """Run the new repo's own `make onboard`; where it fails, so does the whole, and nothing stays.
 
-    Raises SystemExit with its exit code.
+    YES, because what it replaces is this repo's own and new. Raises SystemExit.
     """
     recent = (3, 11) <= sys.version_info[:2] <= (3, 13)
     python = {"PYTHON": sys.executable} if recent else {}
     command = ("make", "--no-print-directory", "onboard")
-    done = subprocess.run(command, env={**os.environ, **python, "FROM": flow}, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **python, "FROM": flow, "YES": "1"}, check=False
+    )
     if done.returncode:
         sys.exit(f"{flow} was not brought in, so no repo was made. The reason stands above.")
 

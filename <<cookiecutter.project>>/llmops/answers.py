@@ -18,6 +18,12 @@ HINTS = {
     "live": "Answers come from the endpoints of experiment.yaml's connections.",
     "record": "Answers come from the endpoints and are kept in recordings/.",
 }
+NO_RECORDING = (
+    "{rows} no recording (recorded answers are for other prompts, parameters or data). Let a model "
+    "answer: put {variables} into .env, or for a local one such as Ollama "
+    '{name}={{"type": "open_ai", "base_url": "http://localhost:11434/v1", "model": "llama3.2"}}, '
+    "then `make record`."
+)
 NO_CONNECTION = "experiment.yaml names no connection, so the flows ask no model, or by themselves."
 
 
@@ -66,6 +72,15 @@ class Answers:
             source = f"recorded {datetime.date.today().isoformat()}"
             self._server = recordings.Server(self.mode, self._folder, self._targets(), source)
             self._server.start()
+
+    def no_recording(self, rows: int) -> str:
+        """What to do about rows without a recording."""
+        link = next((one for one in self._served() if one.missing), self._served()[0])
+        return NO_RECORDING.format(
+            rows="1 row has" if rows == 1 else f"{rows} rows have",
+            variables=" and ".join(link.missing) or "its variables",
+            name=link.name,
+        )
 
     def _targets(self) -> dict[str, recordings.Target]:
         """The real endpoints behind the loopback server; none for replay, which needs no key."""

@@ -18,10 +18,14 @@ from llmops.work import Work
 
 @dataclass(frozen=True)
 class Counts:
-    """What was asked of models: `calls` made, and rows `unrecorded`, without a recorded answer."""
+    """What was asked of models: `calls` made, and rows `unrecorded`, without a recorded answer.
+
+    `remedy` says what to do about these rows.
+    """
 
     calls: int = 0
     unrecorded: int = 0
+    remedy: str = ""
 
 
 class Executor(Protocol):
@@ -72,7 +76,9 @@ class Local:
                 stopping.run(pipeline.run(runs, evaluations))
             finally:
                 self._answers.close()
-        return Counts(pipeline.calls, pipeline.unrecorded)
+        missing = pipeline.unrecorded
+        remedy = self._answers.no_recording(missing) if missing else ""
+        return Counts(pipeline.calls, missing, remedy)
 
 
 def choose(settings: Settings, experiment: Experiment, root: Path = Path()) -> Executor:

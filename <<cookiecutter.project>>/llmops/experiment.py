@@ -35,12 +35,6 @@ from llmops.work import Work
 
 LIVE = {"record": "live"}
 """A base is not recorded: its recordings would be gone with its files."""
-NO_RECORDING = (
-    "{count} rows have no recording (a prompt, a parameter or the data changed). Let a model "
-    "answer: put AOAI_API_KEY and AOAI_API_BASE into .env, or for a local one such as Ollama "
-    'aoai={{"type": "open_ai", "base_url": "http://localhost:11434/v1", "model": "llama3.2"}}, '
-    "then `make record`."
-)
 
 
 def load(settings: Settings, selection: Sequence[str]) -> tuple[Experiment, Checked]:
@@ -147,8 +141,7 @@ class _Measured:
         counted: list[RunSummary | Evaluation] = [*self.runs, *self.evaluations]
         pairs = zip(self.works, counted, strict=True)
         told = results.failures(item for item, count in pairs if count.failed)
-        count = self.asked.unrecorded
-        return [*told, NO_RECORDING.format(count=count)] if count else told
+        return [*told, self.asked.remedy] if self.asked.remedy else told
 
 
 def _measure(task: _Task, runs: Sequence[Work]) -> _Measured:

@@ -12,7 +12,7 @@ from llmops.config import Experiment
 from llmops.data import apply_mappings, complete_mappings
 from llmops.engine import Worker, run_row
 from llmops.errors import FAILED, OK, UserError
-from llmops.experiment import NO_RECORDING, load
+from llmops.experiment import load
 from llmops.flows import Flow
 from llmops.pipeline import LOGS
 from llmops.runs import Row
@@ -47,7 +47,7 @@ def run(settings: Settings) -> int:
     finally:
         source.close()
     for name, row in rows.items():
-        _show(name, row)
+        _show(name, row, source)
     return FAILED if any(row.failed for row in rows.values()) else OK
 
 
@@ -115,12 +115,12 @@ async def _rows(
     return found
 
 
-def _show(name: str, row: Row) -> None:
+def _show(name: str, row: Row, source: Answers) -> None:
     print(f"\n{name}: {json.dumps(row.inputs, ensure_ascii=False)}")
     if row.error is not None:
         print(f"  failed: {row.error['type']}: {row.error['message']}")
         if row.error.get("code") == "recording_missing":
-            print(NO_RECORDING.format(count=1))
+            print(f"  {source.no_recording(1)}")
     for output, value in (row.outputs or {}).items():
         print(f"  {output}: {json.dumps(value, ensure_ascii=False, indent=2)}")
     tokens = sum(prompt + completion for _, prompt, completion in row.usage.values())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from llmops.onboarding.proposal import Document, Proposal
+from llmops.onboarding.questions import existing
 from llmops.onboarding.writing import Planned
 
 MANY = 40
@@ -21,10 +24,10 @@ def text(proposal: Proposal, planned: list[Planned]) -> str:
     blocks = [
         f"{proposal.name}: {proposal.kind}",
         _table("files", _files(planned)),
-        _table("mappings", [row for d in proposal.documents.items() for row in _mappings(*d)]),
+        _table("mappings", [row for d in _experiments(proposal) for row in _mappings(*d)]),
         _table("packages to install", [[package] for package in proposal.packages]),
         _table("to decide", [[question.words] for question in proposal.questions]),
-        _table("not copied", [[left.path.as_posix(), left.reason] for left in proposal.left]),
+        _table("not copied", [[os.path.relpath(one.path), one.reason] for one in proposal.left]),
         _table("to know", [[note] for note in proposal.notes]),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -46,6 +49,14 @@ def _files(planned: list[Planned]) -> list[list[str]]:
         [WORDS[s], f"{p.as_posix()} ({n} files)"] for (s, p), n in sorted(rest.items(), key=str)
     ]
     return sorted(rows, key=lambda row: row[1])
+
+
+def _experiments(proposal: Proposal) -> Iterator[tuple[Path, Document]]:
+    """Every experiment file that comes in, also those that are copied as they are."""
+    for copied in proposal.copies:
+        if fnmatch(copied.target.as_posix(), "experiment*.yaml"):
+            yield copied.target, existing(copied.source) or {}
+    yield from proposal.documents.items()
 
 
 def _mappings(path: Path, document: Document) -> Iterator[list[str]]:
