@@ -64,7 +64,7 @@ def standard(inputs: Mapping[str, Input], columns: Collection[str], place: Place
         choices = candidates(name, _free(name, inputs, columns))
         if len(choices) == 1:
             found.mappings[name] = f"${{data.{choices[0]}}}"
-        elif given.is_chat_history and not choices:
+        elif given.is_chat_history and given.required and not choices:
             found.mappings[name] = []
         elif given.required:
             _ask(found, place, name, [f"${{data.{c}}}" for c in choices or columns])
@@ -88,7 +88,7 @@ def evaluation(
         judged = _plain(name) in IS_TRUTH | IS_ANSWER
         if len(choices) == 1:
             found.mappings[name] = choices[0]
-        elif given.is_chat_history and not choices:
+        elif given.is_chat_history and given.required and not choices:
             found.mappings[name] = []
         elif given.required or judged or choices:
             _ask(found, place, name, choices or _all(name, columns, outputs or ()))

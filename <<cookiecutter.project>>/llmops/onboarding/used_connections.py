@@ -136,13 +136,15 @@ def merge(document: dict[str, Any], used: Used) -> None:
 
 
 def _of_nodes(flow: Flow, uses: dict[str, Use], notes: list[str]) -> None:
+    unnamed: list[str] = []
     for name in flow.nodes:
         for node in flow.versions(name):
             inputs = block(node.get("inputs"))
             if node.get("type") == "llm" and not node.get("connection"):
+                unnamed.append(_type_of_node(node))
                 notes.append(
-                    f"{flow.file}: the node '{name}' names no connection; prompt flow runs it with "
-                    "none. Name one in the flow."
+                    f"{flow.file}: the node '{name}' names no connection: it takes the only one to "
+                    "a model in experiment.yaml."
                 )
             if isinstance(named := node.get("connection"), str) and named:
                 _note(uses, named, [_type_of_node(node)])
@@ -151,6 +153,8 @@ def _of_nodes(flow: Flow, uses: dict[str, Use], notes: list[str]) -> None:
                     use = _note(uses, inputs[key], _nearest(types, inputs))
                     use.guess = use.guess or _guess(node, inputs[key])
                     _properties(use, tree, key, types)
+    if unnamed and not any(set(MODELS) & set(use.types) for use in uses.values()):
+        _note(uses, arguments.NAMES[unnamed[0]], unnamed[:1])
 
 
 def _guess(node: Mapping[str, Any], name: str) -> str:
