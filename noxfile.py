@@ -68,6 +68,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def load(session: nox.Session) -> None:
+    """Put 200 requests at once on a served flow for a minute, with a model that fails at times."""
+    _install(session)
+    session.run("python", "-m", "pytest", "tests/load_on_serving.py", *session.posargs)
+
+
+@nox.session(default=False)
 def intervals(session: nox.Session) -> None:
     """Simulate 7,000 experiments: do 95 % intervals hold what is true (minutes)?"""
     _install(session)

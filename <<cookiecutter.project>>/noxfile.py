@@ -18,6 +18,11 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   SINCE=2026-11-01    of that only what was collected since a day, or 2026-11-01..2026-11-07
   SAMPLE=200          score so many rows of it, drawn with a fixed seed (default: all)
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
+  PORT=8080           where `make serve` listens on 127.0.0.1 (0: any port that is free); there
+                      CONCURRENCY is how many requests may be under way (default: 512)
+  WORKERS=2           processes that run its rows (default: one a core)
+  LOG_CONTENT=1       its log holds what was asked and answered too; keys never
+  FEEDBACK_LOG=path   the folder that POST /feedback fills (default: runs/serving)
   KIND=managed        where `make deploy` goes: managed, kubernetes, webapp (default: the entry of
                       configs/deployment_config.json that is filled in for ENV)
   PLAN=1              say what deploy, rollback or onboard would change, and change nothing
@@ -75,6 +80,12 @@ def validate(session: nox.Session) -> None:
 def try_(session: nox.Session) -> None:
     """Run the flow on one row, or on INPUTS, and print what comes out."""
     script("try")
+
+
+@nox.session
+def serve(session: nox.Session) -> None:
+    """Serve the flow (VARIANTS=one) as an HTTP endpoint on this machine."""
+    script("serve")
 
 
 @nox.session

@@ -7,6 +7,7 @@ says: one model call a row, one evaluation a row, the report.
     python tests/bench.py             all but 100,000 rows, in less than five minutes
     python tests/bench.py --all       with 100,000 rows
     python tests/bench.py --repo DIR  a generated repo with its .venv, for `make experiment`
+    python tests/bench.py --only serving   requests a second, beside `pf flow serve`
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import bench_azure
+import bench_serving
 from loopback_azure import LoopbackAzure
 from standin import StandIn
 from tabulate import tabulate
@@ -105,6 +107,8 @@ def main() -> None:
             lines.append(figure.line())
             print(tabulate(lines[-1:], headers=HEADERS), flush=True)
     print(f"\n{machine()}\n\n{tabulate(lines, headers=HEADERS, tablefmt='github')}")
+    if options.only in "serving":
+        print(f"\n{bench_serving.table()}")
 
 
 def _plain(prog: str) -> argparse.HelpFormatter:
@@ -220,15 +224,7 @@ def rollout(folder: Path, model: str, names: dict[str, list[str]]) -> Measured:
 def prompt_flow() -> Figure:
     """The work of `thousand` by prompt flow's command line: a run and a run that evaluates it."""
     with StandIn(DELAY_S) as model, prepared(1000, 32) as folder:
-        environment = {
-            **os.environ,
-            "HOME": str(folder),
-            "PF_HOME_DIRECTORY": str(folder / "promptflow"),
-            "PF_WORKER_COUNT": "32",
-            "PYTHONPATH": str(HERE / "flows"),
-            "PYTHON_KEYRING_BACKEND": "one_key.OneKey",
-            "HTTPS_PROXY": "http://127.0.0.1:9",
-        }
+        environment = promptflow_environment(folder)
         store(folder, model.url)
         pf = str(Path(sys.executable).with_name("pf"))
         link = [pf, "connection", "create", "--file", "connection.yaml"]
@@ -239,6 +235,19 @@ def prompt_flow() -> Figure:
         ]
     both = Measured(*(sum(getattr(run, key) for run in runs) for key in ALL))
     return Figure("1,000 rows at 32, pf run create twice", "", [both])
+
+
+def promptflow_environment(folder: Path) -> dict[str, str]:
+    """For `pf` with a home of its own, and no way out of this machine."""
+    return {
+        **os.environ,
+        "HOME": str(folder),
+        "PF_HOME_DIRECTORY": str(folder / "promptflow"),
+        "PF_WORKER_COUNT": "32",
+        "PYTHONPATH": str(HERE / "flows"),
+        "PYTHON_KEYRING_BACKEND": "one_key.OneKey",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }
 
 
 def store(folder: Path, url: str) -> None:

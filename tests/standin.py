@@ -8,7 +8,7 @@ substrings occur in the messages, else an echo of the last message. An answer th
 given in turn, one at a time. Each answer takes `--delay` seconds.
 
 Faults make it misbehave, in the order of the list. Each has optionally `when` (a substring of the
-messages) and `times` (how often, default always), and one of
+messages), `times` (how often, default always) and `share` (of the requests, evenly), and one of
 
     {"status": 429, "retry_after": 1}   {"hang": 5}   {"body": "not json"}   {"drop": true}
 
@@ -250,6 +250,8 @@ class Model:
         """The first fault that applies and has not been used up."""
         for fault in self.faults:
             if fault.get("when", "") in prompt and fault.get("times", 1) > 0:
+                if "share" in fault and self.requests % round(1 / fault["share"]):
+                    continue
                 if "times" in fault:
                     fault["times"] -= 1
                 return fault
@@ -392,6 +394,11 @@ class StandIn:
     def fail(self, *faults: Json) -> None:
         """From now on misbehave so; without faults, behave."""
         self._call("/_faults", json.dumps(faults).encode())
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._child.pid
 
     @property
     def requests(self) -> int:

@@ -34,10 +34,16 @@ class Answers:
     and ended by `close`; the key of the real endpoint stays with that server.
     """
 
-    def __init__(self, experiment: Experiment, llm: str | None, root: Path = Path()) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        llm: str | None,
+        root: Path = Path(),
+        recorded: Path | None = None,
+    ) -> None:
         self._real = links.load(experiment.connections, links.environment(root))
         self.mode = links.choose_mode(self._real, llm)
-        self._folder = root / FOLDER
+        self._folder = recorded or root / FOLDER
         self._server: recordings.Server | None = None
 
     @property

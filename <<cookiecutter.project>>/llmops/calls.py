@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmops.lighter import lighten
+
 PASSING = {408, 409, 429}
 CLASSES = {
     "openai.resources.chat.completions": ("Completions", "AsyncCompletions"),
@@ -55,6 +57,7 @@ def watch() -> None:
     _watched.add(id(sys.modules["openai"]))
     import importlib
 
+    lighten()
     for module, names in CLASSES.items():
         for name in names:
             owner = getattr(importlib.import_module(module), name)

@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,9 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._parts: dict[int, asyncio.Queue[dict[str, Any]]] = {}
+        self.hung: set[int] = set()
+        """The requests that were given up, and still keep a thread of the process."""
         self._loaded: dict[str, asyncio.Task[None]] = {}
         self._ids = itertools.count()
         self._starting = asyncio.Lock()
@@ -107,10 +110,49 @@ class Worker:
             async with asyncio.timeout(timeout_s):  # wait_for may swallow a cancellation
                 return await self._ask(request)
         except TimeoutError:
-            message = f"no answer within {timeout_s:g} s (limits.timeout_s)"
-            return {"error": {"type": "Timeout", "message": message, "retryable": True}}
+            return _too_late(timeout_s)
         except WorkerDied as error:
-            return {"error": {"type": "WorkerDied", "message": str(error)}}
+            return _died(error)
+
+    async def stream(
+        self, job: Job, row: int, inputs: dict[str, Any], timeout_s: float
+    ) -> AsyncIterator[dict[str, Any]]:
+        """One try of one row: {"part": {output: text}} as each comes, at last what `run` returns.
+
+        `timeout_s` is how long each of them may take. A caller that stops listening ends the row.
+        """
+        await self.load(job)
+        answer: dict[str, Any] = {"part": {}}
+        number = next(self._ids)
+        parts = self._parts[number] = asyncio.Queue()
+        try:
+            request = {
+                "op": "stream",
+                "job": job.name,
+                "row": row,
+                "inputs": inputs,
+                "places": job.searched,
+            }
+            await self._send(number, request)
+            while "part" in answer:
+                async with asyncio.timeout(timeout_s):
+                    answer = await parts.get()
+                yield answer
+        except TimeoutError:
+            yield _too_late(timeout_s)
+        except WorkerDied as error:
+            yield _died(error)
+        finally:
+            del self._parts[number]
+            if "part" in answer and self.alive:
+                self.hung.add(number)
+                with suppress(WorkerDied):
+                    await self._send(number, {"op": "cancel"})
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.returncode is None
 
     async def aggregate(
         self, job: Job, rows: Path, total: int | None = None, repeats: int = 1
@@ -172,10 +214,11 @@ class Worker:
 
     async def _alive(self) -> None:
         async with self._starting:
-            if self._process is not None and self._process.returncode is None:
+            if self.alive:
                 return
             self._log.parent.mkdir(parents=True, exist_ok=True)
             self._loaded = {}
+            self.hung.clear()
             self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="llmops-")
             with self._log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
@@ -193,34 +236,59 @@ class Worker:
             self._reader = asyncio.create_task(self._read(self._process))
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        number = next(self._ids)
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            await self._send(number, request)
+            return await self._waiting[number]
+        except asyncio.CancelledError:
+            self.hung.add(number)
+            raise
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _send(self, number: int, request: dict[str, Any]) -> None:
         process = self._process
         if process is None or process.stdin is None:
             raise WorkerDied("the flow's process is not running")
-        number = next(self._ids)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
         line = json.dumps({"id": number, **request}, default=str) + "\n"
         try:
             process.stdin.write(line.encode())
             await process.stdin.drain()
-            return await self._waiting[number]
         except ConnectionError as error:
             raise WorkerDied("the flow's process ended before it took the row") from error
-        finally:
-            self._waiting.pop(number, None)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         if process.stdout is None:
             return
         async for line in process.stdout:
             answer = json.loads(line)
-            future = self._waiting.get(answer.pop("id"))
-            if future is not None and not future.done():
-                future.set_result(answer)
+            self._hand_on(answer.pop("id"), answer)
         code = await process.wait()
         _kill_group(process.pid)
+        died = WorkerDied(f"the flow's process ended (exit code {code})")
         for future in self._waiting.values():
             if not future.done():
-                future.set_exception(WorkerDied(f"the flow's process ended (exit code {code})"))
+                future.set_exception(died)
+        for parts in self._parts.values():
+            parts.put_nowait(_died(died))
+
+    def _hand_on(self, number: int, answer: dict[str, Any]) -> None:
+        if "part" not in answer:
+            self.hung.discard(number)
+        if (parts := self._parts.get(number)) is not None:
+            parts.put_nowait(answer)
+        elif (future := self._waiting.get(number)) is not None and not future.done():
+            future.set_result(answer)
+
+
+def _too_late(timeout_s: float) -> dict[str, Any]:
+    message = f"no answer within {timeout_s:g} s (limits.timeout_s)"
+    return {"error": {"type": "Timeout", "message": message, "retryable": True}}
+
+
+def _died(error: WorkerDied) -> dict[str, Any]:
+    return {"error": {"type": "WorkerDied", "message": str(error)}}
 
 
 def _kill_group(leader: int) -> None:

@@ -6,6 +6,7 @@ as a dictionary. See docs/adr/0002 in the template for what was measured.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import datetime
 import functools
@@ -18,16 +19,27 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 from llmops import calls
 from llmops import promptflow_scripts as scripts
-from llmops.runners import Aggregate, Aggregation, CallableRunner, FlowError, Runner, over
+from llmops.runners import (
+    Aggregate,
+    Aggregation,
+    CallableRunner,
+    Emit,
+    FlowError,
+    Runner,
+    over,
+    pour,
+)
 from llmops.runs import Row
 
 # Read on import. A failed row is told once, by the worker; outputs are checked once, by `_plain`.
@@ -44,9 +56,13 @@ _DEVKIT = (
     "promptflow._sdk._utilities.tracing_utils",
 )
 Columns = dict[str, list[Any]]
+STREAMING: ContextVar[bool] = ContextVar("streaming", default=False)
+"""Whether this row's LLM node, where its answer is an output, gives it in pieces."""
 
 _MODEL_TYPES = ("AzureOpenAIConnection", "OpenAIConnection", "ServerlessConnection")
 
+WHOLE = {"response_format", "tools", "functions"}
+"""Parameters of a prompty whose answer prompt flow reads as a whole."""
 _SETTINGS = "telemetry:\n  enabled: false\n"
 
 
@@ -73,9 +89,11 @@ def load(job: dict[str, Any]) -> Runner:
     storage = DummyRunStorage()  # what prompt flow would keep of a row, the engine keeps
     if job["kind"] == "prompty":
         # By its whole path, because it finds images and files of its own beside it.
-        return ScriptRunner(
-            executors.create(folder / file, connections, working_dir=folder, storage=storage)
+        path = folder / file
+        create = functools.partial(
+            executors.create, path, connections, working_dir=folder, storage=storage
         )
+        return PromptyRunner(create(), path, create)
     if job["kind"] == "flex":
         script = scripts.executor()(
             file, connections, folder, storage=storage, init_kwargs={"job": job, "make": known.make}
@@ -96,6 +114,7 @@ class DagRunner(Runner):
     def __init__(self, executor: Any) -> None:
         self._executor = executor
         self._nodes = [node for node in executor._flow.nodes if node.aggregation]
+        executor.enable_streaming_for_llm_flow(STREAMING.get)
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Runner."""
@@ -105,6 +124,12 @@ class DagRunner(Runner):
         return _plain(base64(result.output)), _plain(
             base64(dict(result.aggregation_inputs)), otherwise=str
         )
+
+    def stream(self, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
+        """See Runner."""
+        STREAMING.set(True)
+        result = _piecewise(self._executor, inputs, row, emit)
+        return _plain(result)
 
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
         """See Runner. The official way decides; a faster one is used for draws if it agrees."""
@@ -182,15 +207,23 @@ class ScriptRunner(Runner):
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Runner."""
         from promptflow._utils.dataclass_serializer import convert_eager_flow_output_to_dict
-        from promptflow.executor.flow_validator import FlowValidator
 
-        typed = FlowValidator._resolve_flow_inputs_type_inner(self._types, inputs, row)
-        result = self._executor.exec_line(typed, index=row)
+        result = self._executor.exec_line(self._typed(inputs, row), index=row)
         if result.run_info.status.value != "Completed":
             raise _failure(result.run_info.error or {})
         outputs = convert_eager_flow_output_to_dict(result.output)
         outputs.pop("line_number", None)
         return _plain(outputs), {"returned": _shape(result.output)} if self._aggregate else {}
+
+    def stream(self, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
+        """See Runner."""
+        return _plain(_piecewise(self._executor, self._typed(inputs, row), row, emit))
+
+    def _typed(self, inputs: dict[str, Any], row: int) -> dict[str, Any]:
+        from promptflow.executor.flow_validator import FlowValidator
+
+        typed = FlowValidator._resolve_flow_inputs_type_inner(self._types, inputs, row)
+        return dict(typed)
 
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
         """See Runner."""
@@ -206,6 +239,33 @@ class ScriptRunner(Runner):
             return {**logged, **metrics} if isinstance(metrics, dict) else logged
 
         return over(len(lines), aggregate)
+
+
+class PromptyRunner(ScriptRunner):
+    """A prompty file; a second executor asks its model for pieces, once somebody wants them."""
+
+    def __init__(self, executor: Any, path: Path, create: Callable[..., Any]) -> None:
+        super().__init__(executor)
+        self._path, self._create = path, create
+        self._streaming: Runner | None = None
+        self._lock = threading.Lock()
+
+    def stream(self, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
+        """See Runner."""
+        with self._lock:
+            self._streaming = self._streaming or ScriptRunner(self._piecewise())
+        return self._streaming.stream(inputs, row, emit)
+
+    def _piecewise(self) -> Any:
+        """The executor itself where the answer is not the text alone, which has no pieces."""
+        from promptflow.core import Prompty
+
+        model = Prompty._parse_prompty(self._path)[0].get("model") or {}
+        parameters = model.get("parameters") or {}
+        if model.get("response") == "all" or parameters.keys() & WHOLE:
+            return self._executor
+        asked = {"parameters": {**parameters, "stream": True}}
+        return self._create(init_kwargs={"model": asked})
 
 
 def import_promptflow() -> Any:
@@ -228,6 +288,7 @@ def import_promptflow() -> Any:
         with _without_devkit():
             _import_tools()
         _remember_templates()
+        _remember_signatures()
         scripts.prepare_prompty()
     import promptflow.executor
 
@@ -282,6 +343,14 @@ def _remember_templates() -> None:
 
     for module in (_utils, common):
         module.SandboxedEnvironment = environment
+
+
+def _remember_signatures() -> None:
+    """Look a tool's parameters up once: prompt flow would do it for each row."""
+    from promptflow.executor import _dag_manager
+
+    known = functools.lru_cache(maxsize=256)(inspect.signature)
+    _dag_manager.inspect = types.SimpleNamespace(signature=known, Parameter=inspect.Parameter)
 
 
 def _legacy_name(name: str) -> Any:
@@ -386,6 +455,42 @@ def _only_model(connections: dict[str, Any]) -> str | None:
     """The one connection that leads to a model; null where there is none, or more than one."""
     found = [name for name, link in connections.items() if link["type"] in _MODEL_TYPES]
     return found[0] if len(found) == 1 else None
+
+
+def _piecewise(executor: Any, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
+    """Run a row whose outputs may be generators, and emit those piece by piece."""
+    asynchronous = getattr(executor, "_is_async", None)
+    if asynchronous if asynchronous is not None else executor._should_use_async():
+        return asyncio.run(_piecewise_async(executor, inputs, row, emit))
+    result = executor.exec_line(inputs, index=row, allow_generator_output=True)
+    return pour(_completed(result), emit)
+
+
+async def _piecewise_async(
+    executor: Any, inputs: dict[str, Any], row: int, emit: Emit
+) -> dict[str, Any]:
+    """The same in an event loop of its own, which the pieces need as well."""
+    result = await executor.exec_line_async(
+        inputs, index=row, allow_generator_output=True, sync_iterator_to_async=False
+    )
+    outputs = _completed(result)
+    for name, value in outputs.items():
+        if isinstance(value, AsyncIterator):
+            async for piece in value:
+                if str(piece):
+                    emit({name: str(piece)})
+    return pour({n: v for n, v in outputs.items() if not isinstance(v, AsyncIterator)}, emit)
+
+
+def _completed(result: Any) -> dict[str, Any]:
+    """The outputs of a row that may be generators; raises what the flow raised."""
+    from promptflow._utils.dataclass_serializer import convert_eager_flow_output_to_dict
+
+    if result.run_info.status.value != "Completed":
+        raise _failure(result.run_info.error or {})
+    outputs: dict[str, Any] = convert_eager_flow_output_to_dict(result.output)
+    outputs.pop("line_number", None)
+    return outputs
 
 
 @contextmanager

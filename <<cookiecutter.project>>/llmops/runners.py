@@ -19,6 +19,10 @@ Aggregate = Callable[[Sequence[int]], dict[str, Any]]
 """Metrics of the rows at these positions; a position may be chosen more than once."""
 
 
+Emit = Callable[[dict[str, str]], None]
+"""Takes the next piece of a streamed output, by the output's name."""
+
+
 class FlowError(Exception):
     """What a flow raised, where only the name of its type is left of it."""
 
@@ -41,6 +45,13 @@ class Runner(ABC):
     @abstractmethod
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Outputs of one row, and what aggregation will need of it. Raises what the flow raises."""
+
+    def stream(self, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
+        """As `run`, with each piece of an output that is a stream emitted as it comes.
+
+        Returns the outputs that were not; a flow that does not stream emits nothing.
+        """
+        return self.run(inputs, row)[0]
 
     @abstractmethod
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
@@ -65,10 +76,18 @@ class CallableRunner(Runner):
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Runner."""
+        answer = self._answer(inputs)
+        return {n: "".join(map(str, v)) if _streams(v) else v for n, v in answer.items()}, {}
+
+    def stream(self, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
+        """See Runner."""
+        return pour(self._answer(inputs), emit)
+
+    def _answer(self, inputs: dict[str, Any]) -> dict[str, Any]:
         answer = self._function(**inputs)
         if self._loop is not None:
             answer = asyncio.run_coroutine_threadsafe(_awaited(answer), self._loop).result()
-        return _outputs(answer), {}
+        return _outputs(answer)
 
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
         """See Runner."""
@@ -77,6 +96,20 @@ class CallableRunner(Runner):
             return None
         outputs = [row.outputs for row in rows]
         return over(len(outputs), lambda chosen: dict(function([outputs[at] for at in chosen])))
+
+
+def _streams(value: Any) -> bool:
+    """Whether an output comes in pieces."""
+    return isinstance(value, Iterator)
+
+
+def pour(outputs: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Emit the outputs that come in pieces until they end; returns the others."""
+    for name, value in outputs.items():
+        if _streams(value):
+            for piece in filter(None, map(str, value)):
+                emit({name: piece})
+    return {name: value for name, value in outputs.items() if not _streams(value)}
 
 
 def over(rows: int, aggregate: Aggregate) -> Aggregation:
@@ -105,13 +138,12 @@ async def _awaited(answer: Any) -> Any:
 
 
 def _outputs(answer: Any) -> dict[str, Any]:
-    """What a callable returned, as outputs; a stream is put together."""
+    """What a callable returned, as outputs."""
     if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
         answer = dataclasses.asdict(answer)
     elif callable(getattr(answer, "model_dump", None)):
         answer = answer.model_dump(mode="json")
-    outputs = answer if isinstance(answer, dict) else {"output": answer}
-    return {k: "".join(map(str, v)) if isinstance(v, Iterator) else v for k, v in outputs.items()}
+    return answer if isinstance(answer, dict) else {"output": answer}
 
 
 def _loop() -> asyncio.AbstractEventLoop:

@@ -58,6 +58,7 @@ class Settings:
     flow: str = ""
     data: str = ""
     yes: bool = False
+    port: int = 8080
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -92,6 +93,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         flow=given.get("FLOW", ""),
         data=given.get("DATA", ""),
         yes=_choice(given, "YES", flags, "0") in ("1", "true"),
+        port=_port(given.get("PORT", "8080")),
     )
 
 
@@ -106,6 +108,13 @@ def _rows(text: str) -> int:
     number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
     if number < 1:
         raise UserError(f"SAMPLE: '{text}' (expected a number of rows, 1 or more).")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else -1
+    if not 0 <= number < 65536:
+        raise UserError(f"PORT: '{text}' (expected a number up to 65535; 0: any that is free).")
     return number
 
 

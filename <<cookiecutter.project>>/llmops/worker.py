@@ -7,6 +7,8 @@ would silently be the first one's. Requests and answers are JSON lines with an `
                                  "connections", "models", "init"}}
     {"id", "op": "run", "job": name, "row", "inputs", "places"}      one thread a row; `places` are
                     folders for the images that inputs name
+    {"id", "op": "stream", …}                  the same; before the answer come lines {"id", "part"}
+    {"id", "op": "cancel"}                     nobody waits for the rest of a stream; not answered
     {"id", "op": "aggregate", "job": name, "rows": path, "total", "repeats", "places"}
                     metrics of a finished run, over a dataset of `total` rows, each answered
                     `repeats` times; its draws go into its folder
@@ -24,7 +26,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from llmops import calls, images
 from llmops.metrics import measure
 from llmops.runners import CallableRunner, FlowError, Runner, means
 from llmops.runs import Draws, Row, Run, read_rows
+from llmops.threads import Threads
 
 LINE_LIMIT = 64 * 1024 * 1024
 TRACEBACKS = 20
@@ -49,13 +52,19 @@ class Worker:
         self._runners: dict[str, Runner] = {}
         self._secrets: set[str] = set()
         self._told = 0
+        self._threads = Threads()
+        self._streaming: set[int] = set()
 
     def serve(self, requests: Iterable[str]) -> None:
         """Answer requests until there are no more."""
         for line in requests:
             request = json.loads(line)
-            if request["op"] == "run":
-                threading.Thread(target=self._answer, args=(request,), daemon=True).start()
+            if request["op"] == "cancel":
+                self._streaming.discard(request["id"])
+            elif request["op"] in ("run", "stream"):
+                if request["op"] == "stream":
+                    self._streaming.add(request["id"])
+                self._threads.start(partial(self._answer, request))
             else:
                 self._answer(request)
 
@@ -69,6 +78,9 @@ class Worker:
             line = _line({"id": request["id"], **answer})
         except Exception as error:  # an answer that JSON cannot hold
             line = _line({"id": request["id"], "error": self._failure(_describe(error))})
+        self._write(line)
+
+    def _write(self, line: bytes) -> None:
         with self._lock:
             self._channel.write(line)
             self._channel.flush()
@@ -90,14 +102,39 @@ class Worker:
         return {}
 
     def _run(self, request: dict[str, Any]) -> dict[str, Any]:
+        runner = self._runners[request["job"]]
+
+        def work() -> dict[str, Any]:
+            outputs, aggregation = runner.run(_inputs(request), request["row"])
+            return {"outputs": outputs, "aggregation": aggregation}
+
+        return self._measured(request, work)
+
+    def _stream(self, request: dict[str, Any]) -> dict[str, Any]:
+        runner, number = self._runners[request["job"]], request["id"]
+
+        def emit(part: dict[str, str]) -> None:
+            if number not in self._streaming:
+                raise Cancelled("nobody waits for the rest")
+            self._write(_line({"id": number, "part": part}))
+
+        def work() -> dict[str, Any]:
+            return {"outputs": runner.stream(_inputs(request), request["row"], emit)}
+
+        try:
+            return self._measured(request, work)
+        finally:
+            self._streaming.discard(number)
+
+    def _measured(
+        self, request: dict[str, Any], work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         row = calls.Calls()
         calls.ROW.set(row)
         start = time.perf_counter()
         answer: dict[str, Any] = {"outputs": None}
         try:
-            runner = self._runners[request["job"]]
-            inputs = images.located(request["inputs"], request["places"])
-            answer["outputs"], answer["aggregation"] = runner.run(inputs, request["row"])
+            answer |= work()
         except BaseException as error:  # a flow may raise anything, SystemExit too
             answer["error"] = self._failure(row.error or _describe(error))
             self._tell(request["row"], answer["error"], error)
@@ -149,6 +186,10 @@ class Worker:
         }
 
 
+class Cancelled(Exception):  # noqa: N818  # no mistake of the flow's
+    """The one who asked for a stream is gone."""
+
+
 class _Counted:
     """The completed rows of a run on disk, and in how many of them each output has a value."""
 
@@ -170,6 +211,12 @@ class _Counted:
     def scored(self, metric: str) -> int:
         """Rows that carry the metric's value; every row where it is no output of its own."""
         return self._values.get(metric, len(self.numbers))
+
+
+def _inputs(request: dict[str, Any]) -> dict[str, Any]:
+    """A row's inputs, with the images that they name where these are."""
+    inputs: dict[str, Any] = images.located(request["inputs"], request["places"])
+    return inputs
 
 
 def _line(answer: dict[str, Any]) -> bytes:
