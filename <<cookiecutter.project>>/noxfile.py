@@ -35,6 +35,8 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
                       a use case of Microsoft's template, or a code-first repo (FLOW: a name in it)
   EVALUATOR=../eval   the evaluation flow that it brings in; DATA=rows.csv instead of what it finds
   YES=1               let it replace files that are here already
+  CONTEXT_ONLY=1      let `make image` stop at the folder that the image is built from
+  TAG=name:1.2        the name of its image (default: the experiment's and its flow's hash)
   VERSION=v1.2.0      the template's version that `make update-template` brings in (default: newest)
   GITHUB_TOKEN        what `make comment` writes to a pull request with, in GitHub Actions;
                       in Azure Pipelines SYSTEM_ACCESSTOKEN
@@ -140,6 +142,12 @@ def doctor(session: nox.Session) -> None:
 def azure_setup(session: nox.Session) -> None:
     """Make the pipelines' identity in Azure and give it its roles: plans, then asks."""
     run("bash", "scripts/azure_setup.sh")
+
+
+@nox.session
+def image(session: nox.Session) -> None:
+    """Build the image that serves the flow (VARIANTS=one) wherever Docker runs."""
+    script("image")
 
 
 @nox.session

@@ -59,6 +59,8 @@ class Settings:
     data: str = ""
     yes: bool = False
     port: int = 8080
+    tag: str = ""
+    context_only: bool = False
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -94,6 +96,8 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         data=given.get("DATA", ""),
         yes=_choice(given, "YES", flags, "0") in ("1", "true"),
         port=_port(given.get("PORT", "8080")),
+        tag=given.get("TAG", ""),
+        context_only=_choice(given, "CONTEXT_ONLY", flags, "0") in ("1", "true"),
     )
 
 

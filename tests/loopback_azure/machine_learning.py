@@ -215,6 +215,22 @@ async def pending_upload(request: Request) -> Response:
     )
 
 
+async def connection_secrets(request: Request) -> Response:
+    """A connection with its key, as prompt flow's own client reads it."""
+    known = {str(one["name"]): one for one in state_of(request).settings.connections}
+    if (found := known.get(request.path_params["connection"])) is None:
+        raise AzureError(404, "NotFound", "The connection was not found.")
+    metadata = {"ApiType": "azure", "ApiVersion": found.get("api_version", "2024-02-01")}
+    properties = {
+        "category": "AzureOpenAI",
+        "authType": "ApiKey",
+        "target": found["api_base"],
+        "credentials": {"key": found["api_key"]},
+        "metadata": metadata,
+    }
+    return JSONResponse({"name": found["name"], "properties": properties})
+
+
 class AssetKind(Convertor[str]):
     """The part of a path that says what kind of asset it is about."""
 
@@ -232,6 +248,8 @@ class AssetKind(Convertor[str]):
 register_url_convertor("asset", AssetKind())
 ASSETS = f"{WORKSPACE}/{{kind:asset}}"
 VERSION = f"{ASSETS}/{{name}}/versions/{{version}}"
+SMALL = WORKSPACE.replace("resourceGroups", "resourcegroups")  # as prompt flow writes it
+CONNECTION = f"{SMALL}/connections/{{connection}}/listsecrets"
 ROUTES = [
     Route(WORKSPACE, get_resource),
     Route(f"{WORKSPACE}/computes", list_resources),
@@ -239,6 +257,7 @@ ROUTES = [
     Route(f"{WORKSPACE}/datastores", list_stores),
     Route(f"{WORKSPACE}/datastores/{{store}}", get_resource),
     Route(f"{WORKSPACE}/datastores/{{store}}/listSecrets", store_secrets, methods=["POST"]),
+    Route(CONNECTION, connection_secrets, methods=["POST"]),
     Route(ASSETS, list_assets),
     Route(f"{ASSETS}/{{name}}", get_asset),
     Route(f"{ASSETS}/{{name}}/versions", list_versions),

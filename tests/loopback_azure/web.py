@@ -39,7 +39,7 @@ SIZES = {
 }  # fmt: skip
 SHARED = {"F1", "D1"}
 PORT = "8080"
-WORKDIR = "/srv/"
+ROOT = "/"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,58}[A-Za-z0-9])")
 _BUILDS: dict[str, str] = {}
 _PUTS: dict[str, int] = {}
@@ -173,7 +173,7 @@ def _prepared(state: State, path: str) -> tuple[Path, dict[str, str]]:
     variables = {name: _resolved(state, site, text) for name, text in settings.items()}
     if variables.get("WEBSITES_PORT") != PORT:
         raise TimeoutError(f"didn't respond to HTTP pings on {variables.get('WEBSITES_PORT')}")
-    place = folder / variables["AZUREML_MODEL_DIR"].removeprefix(WORKDIR)
+    place = folder / variables["AZUREML_MODEL_DIR"].removeprefix(ROOT)
     (model,) = place.iterdir()
     return model, variables
 
@@ -278,6 +278,7 @@ ROUTES = [
 ]
 DOOR = [
     Route("/health", health),
+    Route("/ready", health),
     Route("/version", version),
     Route("/score", score, methods=["POST"]),
 ]

@@ -24,7 +24,7 @@ from llmops.rollout import Found, Plan, Step, Wanted
 from llmops.settings import Settings
 
 AZURE = Path("requirements/azure.txt")
-"""What prompt flow's server needs to fetch a connection from the workspace."""
+"""What the container needs to fetch a connection from the workspace."""
 
 
 class RejectedError(Exception):

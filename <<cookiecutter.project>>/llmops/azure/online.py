@@ -33,7 +33,7 @@ NAMES_TAG = "llmops_variables"
 PORT = 8080
 ROUTES = {
     "liveness_route": {"port": PORT, "path": "/health"},
-    "readiness_route": {"port": PORT, "path": "/health"},
+    "readiness_route": {"port": PORT, "path": "/ready"},
     "scoring_route": {"port": PORT, "path": "/score"},
 }
 HINTS = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +13,7 @@ from llmops.azure.manager import Call, Json, send
 from llmops.azure.site import pauses
 from llmops.azure.workspace import credential
 from llmops.errors import UserError
+from llmops.image import zipped
 
 TASKS = "2019-06-01-preview"
 AUDIENCE = "https://containerregistry.azure.net"
@@ -73,7 +71,7 @@ class Registry:
             self._build_there(image, context, wait_s)
 
     def _build_here(self, image: str, context: Mapping[str, Path]) -> None:
-        self._must("build", "--platform", "linux/amd64", "--tag", image, "-", given=_pack(context))
+        self._must("build", "--platform", "linux/amd64", "--tag", image, "-", given=zipped(context))
         user = ("--username", NOBODY, "--password-stdin")
         self._must("login", *user, self.server, given=self._sign_in().encode())
         try:
@@ -89,7 +87,7 @@ class Registry:
     def _build_there(self, image: str, context: Mapping[str, Path], wait_s: float) -> None:
         place = self.call("POST", f"{self.scope}/listBuildSourceUploadUrl", TASKS)
         kind = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
-        status = send("PUT", place["uploadUrl"], kind, content=_pack(context)).status_code
+        status = send("PUT", place["uploadUrl"], kind, content=zipped(context)).status_code
         if status >= 300:
             raise UserError(f"{self._name}: the build context was refused ({status}). Run again.")
         body: Json = {
@@ -151,18 +149,3 @@ def _docker(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[byte
     said = subprocess.PIPE
     command = ("docker", *words)
     return subprocess.run(command, input=given, stdout=said, stderr=subprocess.STDOUT, check=False)
-
-
-def _pack(context: Mapping[str, Path]) -> bytes:
-    """The files as a tar.gz, the same bytes for the same files."""
-    packed = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w") as archive,
-    ):
-        for name, path in sorted(context.items()):
-            data = path.read_bytes()
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(data), 0o644
-            archive.addfile(entry, io.BytesIO(data))
-    return packed.getvalue()

@@ -17,13 +17,13 @@ from llmops.errors import UserError
 WEB = "2024-04-01"
 IMAGE, CONTAINER = "linuxFxVersion", "DOCKER|"
 BUILD = "BUILD_INFO"
-"""prompt flow's server shows what stands in it: so the new container is told from the old one."""
+"""The server shows what stands in it: so the new container is told from the old one."""
 OURS = "LLMOPS_SETTINGS"
 """Names the settings that a deploy made, so that the next one can take them away."""
 PRIOR = "LLMOPS_PRIOR"
 """The image before, with the settings that go with it: the way back."""
 NOTES = {BUILD, OURS, PRIOR}
-HEALTH, VERSION = "/health", "/version"
+HEALTH, READY, VERSION = "/health", "/ready", "/version"
 ANSWER_S = 20.0
 
 
@@ -122,12 +122,14 @@ class App:
         build = _json(self.settings.get(BUILD, "")).get("build_number")
         try:
             with httpx.Client(base_url=f"https://{self.host}", timeout=ANSWER_S) as client:
-                health, version = client.get(HEALTH), client.get(VERSION)
+                health, ready, version = (client.get(p) for p in (HEALTH, READY, VERSION))
         except httpx.HTTPError as error:
             return f"{HEALTH} is not reachable ({type(error).__name__})"
         if health.status_code != 200:
             return f"{HEALTH} answers with status {health.status_code}"
-        # A server of one's own need not say its build.
+        # A server of one's own need not say that it is ready, or its build.
+        if ready.status_code not in (200, 404):
+            return f"{READY} answers with status {ready.status_code}"
         if version.status_code != 404 and build and _json(version.text).get("version") != build:
             return "the container that answers is still another one"
         return ""

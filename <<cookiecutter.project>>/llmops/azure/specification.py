@@ -20,10 +20,12 @@ from llmops.files import slug
 from llmops.flows import Flow
 from llmops.registration import Registration
 from llmops.rollout import Deployment, Wanted
+from llmops.serving.bundle import Bundle
 from llmops.settings import Settings
 
 IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
-FLOW = "LLMOPS_FLOW"
+FLOW, SERVING = "LLMOPS_FLOW", "LLMOPS_SERVING"
+"""What the container is told: how the flow is served; FLOW is what earlier images read of it."""
 ENCODED = "PROMPTFLOW_ENCODED_CONNECTIONS"
 HIDDEN = 4
 """Secrets shorter than this are not looked for in a log: they would be everywhere."""
@@ -88,6 +90,7 @@ def wanted(case: Case, registered: Registration, digest: str) -> Wanted:
     """What the entry, the registration and the image (by its `digest`) ask for."""
     entry, model = case.entry, registered.model
     variables, secret = _variables(case)
+    variables = {SERVING: serving(case, registered), **variables}
     if case.flow.kind == "python":
         variables[FLOW] = registered.flow  # its folder alone does not say which function it is
     one = Deployment(
@@ -104,6 +107,24 @@ def wanted(case: Case, registered: Registration, digest: str) -> Wanted:
         collects=entry.DATA_COLLECTION,
     )
     return Wanted(case.kind, entry, one, identity(entry.USER_MANAGED_ID, case.where))
+
+
+def serving(case: Subject[Entry], registered: Registration) -> str:
+    """The manifest of the bundle that the container makes of the flow it finds; no secret.
+
+    It names no commit: a deployment changes only where what it serves does.
+    """
+    module, _, function = registered.flow.partition(":")
+    entries = [link for link in case.experiment.connections if link.name in case.connections]
+    return Bundle(
+        name=case.experiment.name,
+        variant=registered.variant,
+        flow=f"{module.replace('.', '/')}.py:{function}" if function else registered.flow,
+        flow_hash=registered.model.content_hash,
+        connections=tuple(entries),
+        timeout_s=case.experiment.limits.timeout_s,
+        retries=case.experiment.limits.retries,
+    ).model_dump_json(exclude_none=True)
 
 
 def identity(name: str, where: Place, group: str = "") -> str:
@@ -139,6 +160,6 @@ def _variables(case: Case) -> tuple[dict[str, str], frozenset[str]]:
 
 
 def encoded(links: Mapping[str, Connection]) -> str:
-    """The connections as prompt flow's server takes them, so that the workspace needs none."""
+    """The connections as prompt flow's own server takes them, which earlier images run."""
     text = json.dumps({name: link.as_promptflow() for name, link in links.items()})
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()

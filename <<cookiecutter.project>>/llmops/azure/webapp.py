@@ -18,7 +18,7 @@ from llmops.azure.deploy import follow
 from llmops.azure.manager import Call, Json, manager, optional
 from llmops.azure.registry import Registry
 from llmops.azure.site import OURS, PRIOR, WEB, App, Site, config
-from llmops.azure.specification import FLOW
+from llmops.azure.specification import FLOW, SERVING
 from llmops.azure.swap import Swap, ask
 from llmops.azure.vault import Vault
 from llmops.azure.webapp_specification import Case
@@ -183,7 +183,7 @@ class Rollout:
         own = {**self._public, **secret, "AZURE_CLIENT_ID": client}
         notes = {OURS: ",".join(sorted(own))}
         if before and before.image != full:
-            notes |= before.as_prior(FLOW)
+            notes |= before.as_prior(FLOW, SERVING)
         elif before and PRIOR in before.settings:
             notes[PRIOR] = before.settings[PRIOR]
         settings = {**(before.foreign if before else {}), **own, **notes}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from llmops import deployment, experiment, image, package
 from llmops.azure import specification
-from llmops.azure.specification import ENCODED, FLOW, Subject
+from llmops.azure.site import READY
+from llmops.azure.specification import ENCODED, FLOW, SERVING, Subject
 from llmops.deployment import CONFIG, WebApp
 from llmops.errors import UserError
 from llmops.files import slug
@@ -15,8 +16,11 @@ from llmops.registration import REGISTRATION, Registration
 from llmops.settings import Settings
 
 NEEDED = ("WEB_APP_NAME", "APP_PLAN_NAME", "REGISTRY_NAME", "USER_MANAGED_ID")
-MODEL = "model"
-"""The folder of the image that holds the flow, below the Dockerfile's WORKDIR."""
+MODEL = f"{image.PAYLOAD}/model"
+"""The folder of the context, and of the image, that holds the flow."""
+
+WARM_UP = {"WEBSITE_WARMUP_PATH": READY, "WEBSITE_WARMUP_STATUSES": "200,404"}
+"""The container before answers until this one is ready; 404: a server that does not say it."""
 
 Case = Subject[WebApp]
 
@@ -67,8 +71,10 @@ def variables(case: Case, registered: Registration) -> tuple[dict[str, str], dic
     found = {
         "WEBSITES_PORT": "8080",
         "WEBSITES_ENABLE_APP_SERVICE_STORAGE": "false",
-        "AZUREML_MODEL_DIR": f"/srv/{MODEL}",
+        **WARM_UP,
+        "AZUREML_MODEL_DIR": f"/{MODEL}",
         "PROMPTFLOW_RUN_MODE": "serving",
+        SERVING: specification.serving(case, registered),
     }
     secret = set()
     for link in case.connections.values():
