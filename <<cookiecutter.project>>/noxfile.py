@@ -18,13 +18,16 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   SINCE=2026-11-01    of that only what was collected since a day, or 2026-11-01..2026-11-07
   SAMPLE=200          score so many rows of it, drawn with a fixed seed (default: all)
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
-  PORT=8080           where `make serve` listens on 127.0.0.1 (0: any port that is free); there
-                      CONCURRENCY is how many requests may be under way (default: 512)
+  PORT=8080           where `make serve` and an endpoint of KIND=local listen on 127.0.0.1 (0: any
+                      that is free); there CONCURRENCY is how many requests may be under way
   WORKERS=2           processes that run its rows (default: one a core)
   LOG_CONTENT=1       its log holds what was asked and answered too; keys never
   FEEDBACK_LOG=path   the folder that POST /feedback fills (default: runs/serving)
   KIND=managed        where `make deploy` goes: managed, kubernetes, webapp (default: the entry of
-                      configs/deployment_config.json that is filled in for ENV)
+                      configs/deployment_config.json that is filled in for ENV), or local: this
+                      machine, without Azure
+  STATUS=1            with KIND=local: `make deploy` says how the endpoint is, and changes nothing
+  DOWN=1              with KIND=local: `make deploy` ends the endpoint's processes
   PLAN=1              say what deploy, rollback or onboard would change, and change nothing
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
                       that were granted just now to act
@@ -165,19 +168,19 @@ def approve(session: nox.Session) -> None:
 @nox.session
 def deploy(session: nox.Session) -> None:
     """Roll the registered flow out to ENV's endpoint, tested before traffic."""
-    script("deploy", "azure")
+    script("deploy", *kind())
 
 
 @nox.session(name="check-endpoint")
 def check_endpoint(session: nox.Session) -> None:
     """Send the sample request to ENV's endpoint and to each of its deployments."""
-    script("check_endpoint", "azure")
+    script("check_endpoint", *kind())
 
 
 @nox.session
 def rollback(session: nox.Session) -> None:
     """Lead all traffic of ENV's endpoint back to the prior deployment."""
-    script("rollback", "azure")
+    script("rollback", *kind())
 
 
 @nox.session
@@ -231,6 +234,11 @@ def lock(session: nox.Session) -> None:
 def target() -> tuple[str, ...]:
     """The packages that TARGET needs besides."""
     return () if os.environ.get("TARGET", "local") == "local" else ("azure",)
+
+
+def kind() -> tuple[str, ...]:
+    """The packages that KIND needs besides."""
+    return () if os.environ.get("KIND") == "local" else ("azure",)
 
 
 def tracking() -> tuple[str, ...]:

@@ -7,16 +7,19 @@ string counts as unset. A key that upstream does not have is optional.
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from llmops.config import Strict
 from llmops.errors import UserError
+from llmops.files import slug
 
 CONFIG = Path("configs/deployment_config.json")
-Kind = Literal["managed", "kubernetes", "webapp"]
+Kind = Literal["managed", "kubernetes", "webapp", "local"]
 OLD_KEYS = {
     "AZURE_RM_SVC_CONNECTION",
     "DEPLOYMENT_BASE_IMAGE_NAME",
@@ -97,6 +100,11 @@ class Endpoint(Target):
         0, description="true, or percent of requests that Azure ML keeps with their answers"
     )
     ENVIRONMENT_VARIABLES: Variables = Field(default_factory=dict)
+    STICKY_KEY: Text = Field(
+        "",
+        description="header or input of the flow; requests with the same value go to the same "
+        "deployment. Only KIND=local",
+    )
 
     @property
     def name(self) -> str:
@@ -164,32 +172,27 @@ SECTIONS: dict[Kind, str] = {
     "kubernetes": "kubernetes_endpoint",
     "webapp": "webapp_endpoint",
 }
+LOCAL: tuple[Kind, ...] = ("managed", "kubernetes")
+"""Whose entry KIND=local takes."""
 
 
 def choose(env: str, kind: str | None, folder: Path = Path()) -> tuple[Kind, Endpoint | WebApp]:
     """The entry of an environment: that of `kind`, else the only one whose name is filled in.
+
+    For `local` it is that of an online endpoint, which is never chosen without being asked for; an
+    empty ENDPOINT_NAME becomes the project's name.
 
     Raises:
         UserError: the file cannot be read, nothing matches `env`, no entry is filled in, or several
             are and KIND does not choose.
     """
     sections = read(folder / CONFIG)
-    if kind is not None and kind not in SECTIONS:
-        raise UserError(f"KIND: '{kind}' (expected one of {', '.join(SECTIONS)}).")
-    named = [SECTIONS[kind]] if kind else list(SECTIONS.values())
-    found: dict[Kind, Endpoint | WebApp] = {}
-    for word, name in SECTIONS.items():
-        entries = [entry for entry in getattr(sections, name) if env == entry.ENV_NAME]
-        if len(entries) > 1:
-            raise UserError(f"{CONFIG}: {name}: {len(entries)} entries have ENV_NAME '{env}'.")
-        if entries and name in named:
-            found[word] = entries[0]
-    if not found:
-        envs = sorted({entry.ENV_NAME for name in named for entry in getattr(sections, name)})
-        raise UserError(
-            f"{CONFIG}: no entry of {' or '.join(named)} has ENV_NAME '{env}' "
-            f"(expected one of {', '.join(envs) or 'none'})."
-        )
+    if kind is not None and kind not in get_args(Kind):
+        raise UserError(f"KIND: '{kind}' (expected one of {', '.join(get_args(Kind))}).")
+    words: Iterable[Any] = LOCAL if kind == "local" else [kind] if kind else SECTIONS
+    found = _entries(sections, env, list(words))
+    if kind == "local":
+        return "local", _here(found, folder)
     filled = {word: entry for word, entry in found.items() if entry.name}
     if len(filled) == 1:
         return next(iter(filled.items()))
@@ -201,8 +204,51 @@ def choose(env: str, kind: str | None, folder: Path = Path()) -> tuple[Kind, End
     sections_named = ", ".join(SECTIONS[word] for word in found)
     raise UserError(
         f"{CONFIG}: ENV_NAME '{env}': ENDPOINT_NAME or WEB_APP_NAME is empty. "
-        f"Fill in one of {sections_named}."
+        f"Fill in one of {sections_named}, or deploy on this machine, without Azure: KIND=local."
     )
+
+
+def _entries(
+    sections: Deployments, env: str, kinds: Sequence[Kind]
+) -> dict[Kind, Endpoint | WebApp]:
+    """The entries of an environment by kind; raises UserError where there is none."""
+    found: dict[Kind, Endpoint | WebApp] = {}
+    for kind, name in SECTIONS.items():
+        entries = [entry for entry in getattr(sections, name) if env == entry.ENV_NAME]
+        if len(entries) > 1:
+            raise UserError(f"{CONFIG}: {name}: {len(entries)} entries have ENV_NAME '{env}'.")
+        if entries and kind in kinds:
+            found[kind] = entries[0]
+    if not found:
+        named = [SECTIONS[kind] for kind in kinds]
+        envs = sorted({entry.ENV_NAME for name in named for entry in getattr(sections, name)})
+        raise UserError(
+            f"{CONFIG}: no entry of {' or '.join(named)} has ENV_NAME '{env}' "
+            f"(expected one of {', '.join(envs) or 'none'})."
+        )
+    return found
+
+
+def _here(found: Mapping[Kind, Endpoint | WebApp], folder: Path) -> Endpoint:
+    """The entry for this machine: the first that is filled in, else the first, with a name."""
+    kind, entry = next(((k, e) for k, e in found.items() if e.name), next(iter(found.items())))
+    blocks = entry.model_dump() | {"ENDPOINT_NAME": entry.name or _project(folder)}
+    try:
+        return Endpoint.model_validate(blocks)
+    except ValidationError as error:  # an entry without a name was not checked yet
+        where = f"{SECTIONS[kind]} (ENV_NAME '{entry.ENV_NAME}')"
+        problems = (e["msg"].removeprefix("Value error, ") for e in error.errors())
+        raise UserError("\n".join(f"{CONFIG}: {where}: {text}." for text in problems)) from error
+
+
+def _project(folder: Path) -> str:
+    """The project's name, as pyproject.toml has it, else that of its folder."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        name = str(project["project"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        name = folder.absolute().name
+    return slug(name).lower()
 
 
 def read(path: Path) -> Deployments:

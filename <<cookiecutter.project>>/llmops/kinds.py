@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from llmops import deployment
-from llmops.azure import check as endpoints_check
-from llmops.azure import deploy as endpoints
-from llmops.azure import webapp
+from llmops.errors import UserError
 from llmops.settings import Settings
+
+Task = Callable[[Settings], int]
+
+
+class Tasks(NamedTuple):
+    """What a kind of deployment can do; each raises UserError."""
+
+    deploy: Task
+    rollback: Task
+    check: Task
 
 
 def deploy(settings: Settings) -> int:
-    """Roll the registered flow out to where ENV and KIND say; raises UserError."""
-    return (webapp.deploy if _is_web_app(settings) else endpoints.deploy)(settings)
+    """Roll the flow out to where ENV and KIND say; raises UserError."""
+    return _tasks(settings).deploy(settings)
 
 
 def rollback(settings: Settings) -> int:
     """Lead it back to what was there before; raises UserError."""
-    return (webapp.rollback if _is_web_app(settings) else endpoints.rollback)(settings)
+    return _tasks(settings).rollback(settings)
 
 
 def check(settings: Settings) -> int:
     """Send the sample request to it; 2 if an answer is not as it must be; raises UserError."""
-    return (webapp.check if _is_web_app(settings) else endpoints_check.check)(settings)
+    return _tasks(settings).check(settings)
 
 
-def _is_web_app(settings: Settings) -> bool:
-    return deployment.choose(settings.env, settings.kind)[0] == "webapp"
+def _tasks(settings: Settings) -> Tasks:
+    """The tasks of a kind, of which only its own part is imported."""
+    kind, _ = deployment.choose(settings.env, settings.kind)
+    if kind == "local":
+        from llmops.local import tasks
+
+        return Tasks(tasks.deploy, tasks.rollback, tasks.check)
+    if settings.status or settings.down:
+        word = "STATUS" if settings.status else "DOWN"
+        raise UserError(f"{word}: only with KIND=local; Azure's portal shows and ends '{kind}'.")
+    if kind == "webapp":
+        from llmops.azure import webapp
+
+        return Tasks(webapp.deploy, webapp.rollback, webapp.check)
+    from llmops.azure import check, deploy
+
+    return Tasks(deploy.deploy, deploy.rollback, check.check)

@@ -133,15 +133,15 @@ def candidate(settings: Settings) -> Candidate:
         )
     name = _chosen(last, settings.variants)
     _check_rows(last, name)
-    gate = _judged(last, name if settings.variants else None)
-    forced = _forced(gate, name, settings.force)
+    gate = judged(last, name if settings.variants else None)
+    reason = forced(gate, name, settings.force)
     experiment, checked = experiments.load(settings, (name.partition(" [")[0],))
     data = tuple(sources(experiment))
     check_names([last.experiment, *(source.name for source in data)])
-    _check_unchanged(last, name, experiment, checked)
+    check_unchanged(last, name, experiment, checked)
     variant = next(cell.variant for cell in checked.cells if cell.variant.name == name)
     assert checked.flow is not None
-    return Candidate(last, checked.flow, variant, data, gate.verdict, forced, origin.commit())
+    return Candidate(last, checked.flow, variant, data, gate.verdict, reason, origin.commit())
 
 
 def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) -> dict[str, str]:
@@ -196,7 +196,7 @@ def _check_rows(last: Summary, name: str) -> None:
             )
 
 
-def _judged(last: Summary, name: str | None) -> Gate:
+def judged(last: Summary, name: str | None) -> Gate:
     """The gate of the run, or that of one variant; a variant that it says nothing of fails."""
     if name is None or not last.gate.checks:
         return last.gate
@@ -204,15 +204,19 @@ def _judged(last: Summary, name: str | None) -> Gate:
     return own if own.checks else own.model_copy(update={"verdict": "fail"})
 
 
-def _forced(gate: Gate, name: str, reason: str) -> str:
-    """The reason to register all the same; empty where none is needed."""
+def forced(gate: Gate, name: str, reason: str, done: str = "registered") -> str:
+    """The reason to register all the same, or what else is `done`; empty where none is needed.
+
+    Raises:
+        UserError: one is needed, and there is none.
+    """
     if not gate.stops:
         return ""
     if reason.lower() in NO_REASON:
         raise UserError(f"FORCE: '{reason}' is no reason. Write in words why, as FORCE=\"…\".")
     if not reason:
         raise UserError(
-            f"{SUMMARY}: gate: {gate.verdict}, so '{name}' is not registered. Improve it and run "
+            f"{SUMMARY}: gate: {gate.verdict}, so '{name}' is not {done}. Improve it and run "
             "`make experiment`, choose a variant that passed (VARIANTS=…), or give a reason: "
             'FORCE="…".'
         )
@@ -246,8 +250,12 @@ def check_names(names: Iterable[str]) -> None:
             )
 
 
-def _check_unchanged(last: Summary, name: str, experiment: Experiment, checked: Checked) -> None:
-    """The runs that the files would give now are those that the summary speaks of."""
+def check_unchanged(last: Summary, name: str, experiment: Experiment, checked: Checked) -> None:
+    """The runs that the files would give now are those that the summary speaks of.
+
+    Raises:
+        UserError: they are not; says what changed.
+    """
     then = Settings(target=last.target, llm=last.llm.mode)
     target = execution.choose(then, experiment).target
     runs = [item for item in work.cells(checked, target) if item.variant == name]

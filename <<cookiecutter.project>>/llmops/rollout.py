@@ -128,24 +128,40 @@ def roll_out(
         UserError: the entry lacks something, the prior deployment is absent or not healthy, or a
             deployment that takes traffic would serve something else.
     """
-    entry, deployment = wanted.entry, wanted.deployment
     _check_entry(wanted)
-    _check_prior(entry, found)
-    traffic, mirror = _split(entry, found)
+    _check_prior(wanted.entry, found)
     endpoint = _endpoint(wanted, found)
-    steps = [
+    first = [
         endpoint,
         _roles(endpoint, missing),
-        _environment(deployment, environment_exists),
-        _deployment(deployment, found),
+        _environment(wanted.deployment, environment_exists),
     ]
-    now = None if endpoint.action == "replace" else found
-    split = _traffic(entry.ENDPOINT_NAME, now, traffic, mirror)
+    notes = [f"Roles to grant: {', '.join(missing)}."] if missing else []
+    notes.append(_variables(wanted.deployment))
+    return _plan(wanted, found, first, notes)
+
+
+def roll_out_here(wanted: Wanted, found: Found | None, endpoint: Step) -> Plan:
+    """As `roll_out`, on this machine, where `endpoint` is all that is needed before a deployment.
+
+    Raises:
+        UserError: as `roll_out`.
+    """
+    _check_prior(wanted.entry, found)
+    notes = [_variables(wanted.deployment)] if wanted.deployment.variables else []
+    return _plan(wanted, found, [endpoint], notes)
+
+
+def _plan(wanted: Wanted, found: Found | None, first: Sequence[Step], notes: Sequence[str]) -> Plan:
+    """The plan whose `first` steps are the endpoint and what else a deployment needs."""
+    deployment = wanted.deployment
+    traffic, mirror = _split(wanted.entry, found)
+    steps = [*first, _deployment(deployment, found)]
+    now = None if first[0].action == "replace" else found
+    split = _traffic(wanted.entry.ENDPOINT_NAME, now, traffic, mirror)
     if all(step.action == "keep" for step in (*steps, split)):
         return Plan((), traffic, mirror, _instances(deployment, found))
     steps += [_test(deployment.name), split]
-    notes = [f"Roles to grant: {', '.join(missing)}."] if missing else []
-    notes.append(_variables(deployment))
     return Plan(tuple(steps), traffic, mirror, _instances(deployment, found), tuple(notes))
 
 

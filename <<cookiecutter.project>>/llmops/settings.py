@@ -58,9 +58,11 @@ class Settings:
     flow: str = ""
     data: str = ""
     yes: bool = False
-    port: int = 8080
     tag: str = ""
     context_only: bool = False
+    port: int | None = None
+    status: bool = False
+    down: bool = False
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -95,9 +97,11 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         flow=given.get("FLOW", ""),
         data=given.get("DATA", ""),
         yes=_choice(given, "YES", flags, "0") in ("1", "true"),
-        port=_port(given.get("PORT", "8080")),
         tag=given.get("TAG", ""),
         context_only=_choice(given, "CONTEXT_ONLY", flags, "0") in ("1", "true"),
+        port=_port(given["PORT"]) if "PORT" in given else None,
+        status=_choice(given, "STATUS", flags, "0") in ("1", "true"),
+        down=_choice(given, "DOWN", flags, "0") in ("1", "true"),
     )
 
 

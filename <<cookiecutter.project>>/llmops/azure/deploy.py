@@ -7,28 +7,24 @@ the test again. Whatever fails after the traffic was touched puts it back to wha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from llmops import approval, image, registration, rollout
 from llmops.azure import roles, specification, workspace
 from llmops.azure.check import Tester
 from llmops.azure.online import Online
-from llmops.azure.specification import Case, Subject
+from llmops.azure.specification import Case
 from llmops.deployment import CONFIG
-from llmops.errors import FAILED, OK, UserError
-from llmops.rollout import Found, Plan, Step, Wanted
+from llmops.errors import UserError
+from llmops.probe import Verdict
+from llmops.rolling import Rolling, follow
+from llmops.rollout import Found, Step, Wanted
 from llmops.settings import Settings
 
 AZURE = Path("requirements/azure.txt")
 """What the container needs to fetch a connection from the workspace."""
-
-
-class RejectedError(Exception):
-    """A deployment did not pass its test; the message says why and where the traffic is."""
 
 
 def deploy(settings: Settings) -> int:
@@ -73,75 +69,27 @@ def rollback(settings: Settings) -> int:
         return follow(Rollout(online, case, plan, found), settings.plan)
 
 
-class Work(Protocol):
-    """A plan, and how it is carried out."""
-
-    @property
-    def case(self) -> Subject[Any]:
-        """What it is for."""
-        ...
-
-    @property
-    def plan(self) -> Plan:
-        """What a person reads first."""
-        ...
-
-    def run(self) -> None:
-        """Do every step that changes something; raises RejectedError where the test fails."""
-        ...
-
-    @property
-    def done(self) -> str:
-        """What to say at the end."""
-        ...
-
-
 @dataclass
-class Rollout:
-    """Carries out a plan, step by step."""
+class Rollout(Rolling):
+    """Carries out a plan in Azure."""
 
     online: Online
     case: Case
-    plan: Plan
-    found: Found | None
     wanted: Wanted | None = None
     context: dict[str, Path] = field(default_factory=dict)
     wait_s: float = 0
     granted: bool = False
 
-    def run(self) -> None:
-        """Do every step that changes something; raises RejectedError where the test fails."""
-        doing: dict[str, Callable[[Step], None]] = {
+    def _doing(self) -> Mapping[str, Callable[[Step], None]]:
+        return {
             "endpoint": self._endpoint,
             "roles": self._roles,
             "environment": self._environment,
             "deployment": self._deployment,
-            "test": self._test,
-            "traffic": self._traffic,
         }
-        for step in self.plan.steps:
-            if step.action != "keep":
-                print(f"{step.what} {step.name}: {step.then} ...", flush=True)
-                doing[step.what](step)
 
-    @property
-    def done(self) -> str:
-        """Where the traffic is now."""
-        traffic = rollout.shares(self.plan.traffic, self.plan.mirror)
-        return f"Done: endpoint '{self.name}' has {traffic}.\nScoring address: {self.now.url}"
-
-    @property
-    def name(self) -> str:
-        """The endpoint's name."""
-        return self.case.entry.ENDPOINT_NAME
-
-    @property
-    def now(self) -> Found:
-        """The endpoint as it is now."""
-        found = self.online.find(self.name)
-        if found is None:
-            raise rollout.absent(self.name)
-        return found
+    def _ask(self, url: str, deployment: str) -> Verdict:
+        return Tester(self.online, self.case).ask(url, deployment)
 
     def _endpoint(self, step: Step) -> None:
         assert self.wanted
@@ -190,81 +138,6 @@ class Rollout:
             time.sleep(pause)
             if step.action != "update":  # what failed when it was made cannot be mended
                 self.online.delete_deployment(self.name, step.name)
-
-    def _check_untouched(self) -> None:
-        """Nobody else has changed deployments or traffic since the plan was made."""
-        before, now = self.found, self.now
-        planned = (before.deployments, before.traffic, before.mirror) if before else ({}, {}, {})
-        if (now.deployments, now.traffic, now.mirror) != planned:
-            raise UserError(
-                f"endpoint '{self.name}': somebody else has changed it since the plan was made. "
-                "Run again."
-            )
-
-    def _test(self, step: Step) -> None:
-        verdict = Tester(self.online, self.case).ask(self.now.url, step.name)
-        if verdict.problem:
-            raise RejectedError(
-                f"deployment '{step.name}' did not pass its test: {verdict.problem}.\n"
-                f"Traffic is where it was. The deployment is kept without traffic for its log; "
-                f"mend the flow or its settings and run again.\n"
-                f"{self.online.log(self.name, step.name)}".strip()
-            )
-
-    def _traffic(self, step: Step) -> None:
-        before = self.now
-        planned = (self.found.traffic, self.found.mirror) if self.found else ({}, {})
-        if (before.traffic, before.mirror) != planned:
-            raise UserError(
-                f"endpoint '{self.name}': somebody else has changed its traffic since the plan "
-                "was made. Run again."
-            )
-        with self._put_back(before):
-            self.online.set_traffic(before, self.plan.traffic, self.plan.mirror)
-            self._check_again(before.url)
-
-    def _check_again(self, url: str) -> None:
-        tester = Tester(self.online, self.case)
-        for target in ("", *self.plan.traffic):
-            verdict = tester.ask(url, target)
-            if verdict.problem:
-                who = f"deployment '{target}'" if target else f"endpoint '{self.name}'"
-                raise RejectedError(
-                    f"{who} fails since the traffic was shifted: {verdict.problem}."
-                )
-
-    @contextmanager
-    def _put_back(self, before: Found) -> Iterator[None]:
-        """On any failure, a signal included, lead traffic to where it was, and say so."""
-        try:
-            yield
-        except BaseException as error:
-            shares = rollout.shares(before.traffic, before.mirror)
-            try:
-                self.online.set_traffic(before, before.traffic, before.mirror)
-            except Exception as other:
-                raise UserError(
-                    f"{error}\nTraffic could NOT be put back to {shares}: {other}\n"
-                    "Run `make check-endpoint`, then `make rollback` or `make deploy`."
-                ) from error
-            print(f"Traffic is put back to what it was: {shares}.", flush=True)
-            raise
-
-
-def follow(work: Work, only_plan: bool) -> int:
-    """Show the plan, then carry it out unless only the plan is wanted; no secret is shown."""
-    print(work.plan.table, flush=True)
-    if only_plan or not work.plan.steps:
-        return OK
-    try:
-        work.run()
-    except RejectedError as error:
-        print(work.case.mask(str(error)))
-        return FAILED
-    except UserError as error:
-        raise UserError(work.case.mask(str(error))) from error
-    print(work.done)
-    return OK
 
 
 def _needs(wanted: Wanted) -> Sequence[roles.Need]:

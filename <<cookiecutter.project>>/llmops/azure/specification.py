@@ -7,60 +7,39 @@ import gzip
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
 
-from llmops import config, deployment, flows, probe
+from llmops import deployment
+from llmops import subject as subjects
 from llmops.azure import workspace
 from llmops.azure.workspace import Place
-from llmops.config import DEFAULT_ENV, Experiment
-from llmops.connections import Connection, environment, load, variable
-from llmops.deployment import Endpoint, Kind, WebApp
+from llmops.connections import Connection, environment, variable
+from llmops.deployment import Endpoint, Kind
 from llmops.files import slug
-from llmops.flows import Flow
 from llmops.registration import Registration
 from llmops.rollout import Deployment, Wanted
 from llmops.serving.bundle import Bundle
 from llmops.settings import Settings
+from llmops.subject import Entry, Subject
 
 IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
 FLOW, SERVING = "LLMOPS_FLOW", "LLMOPS_SERVING"
 """What the container is told: how the flow is served; FLOW is what earlier images read of it."""
 ENCODED = "PROMPTFLOW_ENCODED_CONNECTIONS"
-HIDDEN = 4
-"""Secrets shorter than this are not looked for in a log: they would be everywhere."""
-
-Entry = TypeVar("Entry", Endpoint, WebApp)
 
 
 @dataclass(frozen=True)
-class Subject(Generic[Entry]):
-    """One deployment of one environment, with all that is known before Azure is asked."""
+class CloudSubject(Subject[Entry]):
+    """A subject with the workspace that it goes to."""
 
-    env: str
-    kind: Kind
-    entry: Entry
-    experiment: Experiment
-    flow: Flow
-    request: Mapping[str, Any]
     where: Place
-    connections: Mapping[str, Connection]
 
     @property
     def workspace_connections(self) -> bool:
         """Whether a connection lacks a variable, so that the workspace's own is used."""
         return any(link.missing for link in self.connections.values())
 
-    def mask(self, text: str) -> str:
-        """The text with the names of secrets in the place of their values."""
-        for link in self.connections.values():
-            for key, secret in link.secrets.items():
-                if len(value := secret.get_secret_value()) >= HIDDEN:
-                    text = text.replace(value, f"<{variable(link.name, key)}>")
-        return text
 
-
-Case = Subject[Endpoint]
+Case = CloudSubject[Endpoint]
 
 
 def read(settings: Settings) -> Case:
@@ -74,16 +53,10 @@ def read(settings: Settings) -> Case:
     return subject(settings, kind, entry)
 
 
-def subject(settings: Settings, kind: Kind, entry: Entry) -> Subject[Entry]:
+def subject(settings: Settings, kind: Kind, entry: Entry) -> CloudSubject[Entry]:
     """All that belongs to an entry of deployment_config.json; raises as `read` does."""
-    variables = environment()
-    own = Path(f"experiment.{settings.env}.yaml").is_file()
-    experiment = config.load(settings.env if own else DEFAULT_ENV)
-    flow = flows.describe(experiment.flow or experiment.name)
-    request = probe.sample(Path(entry.TEST_FILE_PATH), flow)
-    where = workspace.place(variables)
-    links = load(experiment.connections, variables)
-    return Subject(settings.env, kind, entry, experiment, flow, request, where, links)
+    found = subjects.read(settings, kind, entry)
+    return CloudSubject(**vars(found), where=workspace.place(environment()))
 
 
 def wanted(case: Case, registered: Registration, digest: str) -> Wanted:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llmops import probe
-from llmops.azure.deploy import RejectedError
 from llmops.azure.site import App, Site
-from llmops.azure.specification import Subject
 from llmops.deployment import WebApp
 from llmops.errors import UserError
 from llmops.probe import Verdict
+from llmops.rolling import RejectedError
 from llmops.rollout import Plan, Step
+from llmops.subject import Subject
 
 
 @dataclass

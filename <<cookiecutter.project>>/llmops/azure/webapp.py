@@ -13,8 +13,6 @@ from tempfile import TemporaryDirectory
 
 from llmops import approval, image, registration
 from llmops.azure import roles, specification, webapp_specification, workspace
-from llmops.azure.check import TIMES, report
-from llmops.azure.deploy import follow
 from llmops.azure.manager import Call, Json, manager, optional
 from llmops.azure.registry import Registry
 from llmops.azure.site import OURS, PRIOR, WEB, App, Site, config
@@ -23,8 +21,10 @@ from llmops.azure.swap import Swap, ask
 from llmops.azure.vault import Vault
 from llmops.azure.webapp_specification import Case
 from llmops.deployment import CONFIG
+from llmops.endpoint_report import TIMES, report
 from llmops.errors import UserError
 from llmops.files import slug
+from llmops.rolling import follow
 from llmops.rollout import Found, Plan, Step, absent
 from llmops.settings import Settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from llmops import deployment, experiment, image, package
 from llmops.azure import specification
 from llmops.azure.site import READY
-from llmops.azure.specification import ENCODED, FLOW, SERVING, Subject
+from llmops.azure.specification import ENCODED, FLOW, SERVING, CloudSubject
 from llmops.deployment import CONFIG, WebApp
 from llmops.errors import UserError
 from llmops.files import slug
@@ -22,7 +22,7 @@ MODEL = f"{image.PAYLOAD}/model"
 WARM_UP = {"WEBSITE_WARMUP_PATH": READY, "WEBSITE_WARMUP_STATUSES": "200,404"}
 """The container before answers until this one is ready; 404: a server that does not say it."""
 
-Case = Subject[WebApp]
+Case = CloudSubject[WebApp]
 
 
 def read(settings: Settings) -> Case:

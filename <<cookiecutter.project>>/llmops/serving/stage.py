@@ -30,7 +30,9 @@ def run(settings: Settings) -> int:
     variant = _one({cell.variant.name: cell.variant for cell in checked.cells})
     with tempfile.TemporaryDirectory(prefix="serving-") as name:
         bundle.write(experiment, checked.flow, variant, Path(name), recordings=FOLDER)
-        return server.run(Path(name), Place(port=settings.port), variant.name)
+        return server.run(
+            Path(name), Place(port=8080 if settings.port is None else settings.port), variant.name
+        )
 
 
 def _one(variants: dict[str, Variant]) -> Variant:
