@@ -12,7 +12,7 @@ from llmops import deployment
 from llmops import subject as subjects
 from llmops.azure import workspace
 from llmops.azure.workspace import Place
-from llmops.connections import Connection, environment, variable
+from llmops.connections import Connection, environment
 from llmops.deployment import Endpoint, Kind
 from llmops.files import slug
 from llmops.registration import Registration
