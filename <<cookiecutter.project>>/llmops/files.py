@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,11 +25,27 @@ def write_atomically(path: Path) -> Iterator[IO[str]]:
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
+    with (
+        _beside(path) as beside,
+        beside.open("w", encoding="utf-8", errors=UNENCODABLE, newline="") as file,
+    ):
+        yield file
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file with its mode; it takes its place when it is complete. Raises as above."""
+    with _beside(path) as beside:
+        shutil.copyfile(source, beside)
+        shutil.copymode(source, beside)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A path whose file, once it is written, becomes that of `path`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8", errors=UNENCODABLE, newline="") as file:
-            yield file
+        yield beside
         beside.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import filecmp
 import io
-import os
-import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from llmops.config import SCHEMA
-from llmops.files import unwritable
+from llmops.files import copy_atomically, write_atomically
 from llmops.onboarding.project import PROJECT, extended
 from llmops.onboarding.proposal import Document, Proposal
 from llmops.onboarding.questions import existing
@@ -145,20 +142,11 @@ def _read(path: Path) -> str | None:
 
 
 def _place(content: str | Path, path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, Path):
-            shutil.copyfile(content, beside)
-            shutil.copymode(content, beside)
-        else:
-            beside.write_text(content, encoding="utf-8", newline="")
-        beside.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    if isinstance(content, Path):
+        copy_atomically(content, path)
+        return
+    with write_atomically(path) as file:
+        file.write(content)
 
 
 def _named(document: Document) -> set[str]:
