@@ -97,6 +97,7 @@ def main() -> None:
         "register, deploy, check-endpoint": lambda: azure(options.runs),
         "intervals": lambda: intervals(options.runs),
         "gate on a stored run": lambda: gate(options.runs),
+        "import and validate a flow": lambda: onboarding(options.runs),
         "100,000 rows, memory": large,
     }
     if not options.all:
@@ -183,6 +184,25 @@ def gate(runs: int) -> Figure:
     with judged() as folder:
         again = [task(folder, "gate") for _ in range(runs)]
     return Figure("gate on a stored run, 4 × 1,000 rows", "1.5 s", again)  # noqa: RUF001
+
+
+def onboarding(runs: int) -> Figure:
+    """Bring the example's standard flow, with its data, into an empty repo, and validate it."""
+    done = []
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as name:
+            repo, flow = Path(name, "repo"), Path(name, "entities")
+            shutil.copytree(EXAMPLE / "flows" / "standard", flow)
+            shutil.copy(EXAMPLE / "data" / "data.jsonl", flow)
+            repo.mkdir()
+            shutil.copytree(HOUSE / "requirements", repo / "requirements")
+            shutil.copy(HOUSE / "pyproject.toml", repo)
+            environment = {**os.environ, "PYTHONPATH": str(HOUSE), "FROM": str(flow)}
+            both = "import sys; from subprocess import run\n"
+            both += "for t in ('onboard', 'validate'):\n"
+            both += "    run([sys.executable, '-m', 'scripts.' + t], check=True)"
+            done.append(measure([sys.executable, "-c", both], repo, environment))
+    return Figure("import and validate a flow", "5 s", done)
 
 
 def large() -> Figure:
