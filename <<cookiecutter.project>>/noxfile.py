@@ -14,7 +14,8 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   MLFLOW_TRACKING_URI=https://…  log each experiment to this MLflow server too (or in .env)
   LOG=path            the log that `make monitor` scores (default: the one of experiment.<ENV>.yaml;
                       ENV is postprod there); in Azure: azureml://datastores/<name>/paths/<path>
-                      or azureml:<data asset>:<version>, as the endpoint's data collector fills it
+                      or azureml:<data asset>:<version>, as the endpoint's data collector fills it;
+                      with KIND=local: runs/endpoints/<name>, where there are several endpoints
   SINCE=2026-11-01    of that only what was collected since a day, or 2026-11-01..2026-11-07
   SAMPLE=200          score so many rows of it, drawn with a fixed seed (default: all)
   INPUTS='text="hi"'  inputs for `make try` (default: the first row of the data)
@@ -28,6 +29,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
                       machine, without Azure
   STATUS=1            with KIND=local: `make deploy` says how the endpoint is, and changes nothing
   DOWN=1              with KIND=local: `make deploy` ends the endpoint's processes
+                      (`make monitor KIND=local` says how its deployments compare)
   PLAN=1              say what deploy, rollback or onboard would change, and change nothing
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
                       that were granted just now to act

@@ -53,7 +53,7 @@ def variant_of(variants: Sequence[str]) -> str:
 def _metrics(summary: Summary, experiment: Experiment) -> Iterator[Comparison]:
     for evaluator in experiment.evaluators:
         scores = [score for score in summary.scores if score.evaluator == evaluator.name]
-        rules = _rules(evaluator, experiment, scores)
+        rules = rules_of(evaluator, experiment, scores)
         own = [one for one in summary.evaluations if one.evaluator == evaluator.name]
         for dataset in dict.fromkeys(one.dataset for one in own):
             group = [one for one in own if one.dataset == dataset]
@@ -67,10 +67,10 @@ def _against(
     group: Sequence[Evaluation], scores: Sequence[Score], rules: Rules
 ) -> Iterator[Comparison]:
     first = variant_of([one.variant for one in group])
-    baseline = next(_evidence(one, scores) for one in group if one.variant == first)
+    baseline = next(evidence(one, scores) for one in group if one.variant == first)
     for one in group:
         if one.variant != first:
-            yield from compare(_evidence(one, scores), baseline, rules)
+            yield from compare(evidence(one, scores), baseline, rules)
 
 
 def _against_base(
@@ -82,7 +82,7 @@ def _against_base(
         for before in base.evaluations:
             if (before.variant, before.dataset, before.evaluator) == cell:
                 then = [score for score in base.scores if score.evaluator == one.evaluator]
-                found = compare(_evidence(one, scores), _evidence(before, then), rules)
+                found = compare(evidence(one, scores), evidence(before, then), rules)
                 yield from _named(found, base)
 
 
@@ -91,7 +91,7 @@ def _named(found: Iterable[Comparison], base: Base) -> Iterator[Comparison]:
         yield one.model_copy(update={"base": base.name})
 
 
-def _rules(evaluator: Evaluator, experiment: Experiment, scores: Sequence[Score]) -> Rules:
+def rules_of(evaluator: Evaluator, experiment: Experiment, scores: Sequence[Score]) -> Rules:
     """The evaluator's own rules; of a metric that the gate bounds only above, less is better."""
     known = {score.metric for score in scores}
     for key in ("lower_is_better", "margin"):
@@ -108,7 +108,7 @@ def _rules(evaluator: Evaluator, experiment: Experiment, scores: Sequence[Score]
     return Rules(frozenset(evaluator.lower_is_better) | above - below, evaluator.margin)
 
 
-def _evidence(evaluation: Evaluation, scores: Sequence[Score]) -> Evidence:
+def evidence(evaluation: Evaluation, scores: Sequence[Score]) -> Evidence:
     """What an evaluation kept; draws over another number of rows would be no pairs."""
     kept = Run(Path(evaluation.outputs).parent).draws()
     rows = evaluation.rows // evaluation.repeats

@@ -81,13 +81,34 @@ def compare(
     return tuple(_compare(name, candidate, baseline, rules) for name in names)
 
 
-def _compare(name: str, candidate: Evidence, baseline: Evidence, rules: Rules) -> Comparison:
+def compare_apart(
+    name: str,
+    candidate: Evidence,
+    baseline: Evidence,
+    ci95: tuple[float, float] | None,
+    rules: Rules = Rules(),
+) -> Comparison:
+    """One metric of two sides over different rows; `ci95` is the interval of the difference.
+
+    Their measures have neither draws nor values of rows: there is nothing to pair.
+    """
+    return _compare(name, candidate, baseline, rules, ci95)
+
+
+def _compare(
+    name: str,
+    candidate: Evidence,
+    baseline: Evidence,
+    rules: Rules,
+    ci95: tuple[float, float] | None = None,
+) -> Comparison:
     new, old = _measure(name, candidate), _measure(name, baseline)
     lower, margin = name in rules.lower_is_better, rules.margins.get(name, 0.0)
     rows = _rows(new.alone, old.alone, lower)
     difference = _difference(new.value, old.value)
     pairs = rows.pairs if rows else min(new.scored, old.scored)
-    ci95 = None if difference is None else interval(_differences(new.draws, old.draws), pairs)
+    if difference is not None and ci95 is None:
+        ci95 = interval(_differences(new.draws, old.draws), pairs)
     verdict, why = _verdict(difference, ci95, margin, lower, rows, pairs)
     notes = dict.fromkeys(filter(None, (new.note, old.note)))
     if ci95 is None and verdict == "inconclusive":

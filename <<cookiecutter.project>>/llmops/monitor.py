@@ -1,4 +1,7 @@
-"""`make monitor`: score a production log, judge it, and compare it with what was registered."""
+"""`make monitor`: score a production log, judge it, and compare it with what was registered.
+
+With KIND=local the log is what the router of an endpoint on this machine wrote down.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,26 @@ import datetime
 import json
 import random
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from llmops import config, drift, registration, summary, validate
+from llmops import config, drift, online, online_figures, registration, summary, validate
 from llmops import experiment as experiments
 from llmops.config import Experiment
 from llmops.data import Table, complete_mappings
 from llmops.drift import Drift
-from llmops.errors import UserError
+from llmops.errors import OK, UserError
 from llmops.files import slug, write_atomically
+from llmops.online import Seen
+from llmops.online_figures import Online
 from llmops.package import file_hash
 from llmops.plan import DEFAULT
 from llmops.registration import REGISTRATION, Registration
 from llmops.report.inert import code, text
 from llmops.runs import ADDRESS, STORE
 from llmops.settings import Settings
-from llmops.summary import Model, Score, Summary
+from llmops.summary import Check, Model, Score
 from llmops.validate import Checked
 
 DEFAULT_ENV = "postprod"
@@ -49,17 +54,19 @@ class Monitor(Model):
     """`reports/monitor.json`: the gate's verdict over a log, and its drift since registration.
 
     `registered` is the model as `name:version`, empty where nothing is registered. `notes` say what
-    could not be compared, and why. Scores and intervals are in reports/summary.json.
+    could not be compared, and why. Scores and intervals are in reports/summary.json. `online` is
+    there with KIND=local.
     """
 
     experiment: str
     env: str
     checked_at: str
-    gate: Literal["pass", "fail", "inconclusive", "off"]
-    logs: tuple[Log, ...]
-    registered: str
-    drift: tuple[Drift, ...]
-    notes: tuple[str, ...]
+    gate: Literal["pass", "fail", "inconclusive", "off"] = "off"
+    logs: tuple[Log, ...] = ()
+    registered: str = ""
+    drift: tuple[Drift, ...] = ()
+    notes: tuple[str, ...] = ()
+    online: Online | None = None
 
 
 @dataclass(frozen=True)
@@ -74,34 +81,67 @@ class _Loaded:
         """The rows that are scored, a table a log."""
         return [self.checked.tables[source] for source in self.sources]
 
+    @property
+    def first(self) -> _Loaded:
+        """The same without the other logs."""
+        return replace(self, logs=self.logs[:1], sources=self.sources[:1])
+
 
 def run(settings: Settings) -> int:
     """Score the log of ENV's overlay (or LOG; SAMPLE=n rows of it), report, judge and compare.
 
+    With KIND=local it is what the endpoint on this machine answered, deployment by deployment.
+
     Returns:
-        0, or 2 where rows failed or the gate failed. Drift alone fails nothing.
+        0, or 2 where rows failed or the gate failed. Drift alone fails nothing, nor does traffic.
 
     Raises:
         UserError: as `make experiment` does; ENV runs the flow and scores no log; LOG is no file,
-            or Azure has no collected data there.
+            or Azure has no collected data there; KIND=local, and no endpoint was asked anything.
     """
-    loaded = _load(settings)
+    if settings.kind != online.KIND:
+        return _score(settings, _load(settings, config.load(settings.env)))
+    seen = online.read(settings)
+    settings = replace(settings, log="", since=None)
+    overlay = Path(f"experiment.{settings.env}.yaml")
+    if seen.tables and overlay.is_file():
+        return _score(settings, _load(settings, config.load(settings.env), seen), seen)
+    missing = [f"no answer is scored: there is no {overlay}."] if seen.tables else []
+    figures = online_figures.figures(seen, None, None)
+    result = Monitor(
+        experiment=config.load().name,
+        env=settings.env,
+        checked_at=_now(),
+        notes=(*missing, *online_figures.notes(seen)),
+        online=figures,
+    )
+    _tell(result, ())
+    return OK
+
+
+def _score(settings: Settings, loaded: _Loaded, seen: Seen | None = None) -> int:
     known = registration.load() if REGISTRATION.exists() else None
     code = experiments.run(settings, lambda *_: (loaded.experiment, loaded.checked))
     last = summary.load()
-    found, notes = _compare(known, last.scores, loaded) if known else ([], [_not_registered()])
+    # The deployments answer requests of one kind: that with the most of them stands for all.
+    compared = loaded.first if seen else loaded
+    names = {log.dataset for log in compared.logs}
+    scores = [score for score in last.scores if score.dataset in names]
+    found, notes = _compare(known, scores, compared) if known else ([], [_not_registered()])
+    if seen and known and len(loaded.logs) > 1:
+        notes.append(f"drift is that of {loaded.logs[0].dataset}, which has the most requests.")
     result = Monitor(
         experiment=last.experiment,
         env=last.env,
-        checked_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        checked_at=_now(),
         gate=last.gate.verdict,
         logs=loaded.logs,
         registered=f"{known.model.name}:{known.model.version}" if known else "",
         drift=tuple(found),
-        notes=tuple(notes),
+        notes=(*(online_figures.notes(seen) if seen else ()), *notes),
+        online=online_figures.figures(seen, last, loaded.experiment) if seen else None,
     )
-    _write(result, last)
-    print(_shown(result))
+    _tell(result, last.gate.checks)
     return code
 
 
@@ -119,15 +159,16 @@ def sample(table: Table, count: int) -> Path:
     return path
 
 
-def _load(settings: Settings) -> _Loaded:
+def _load(settings: Settings, experiment: Experiment, seen: Seen | None = None) -> _Loaded:
     """The overlay's experiment over the rows to score."""
-    experiment = config.load(settings.env)
     if experiment.datasets or not experiment.evaluators:
         raise UserError(
             f"ENV: '{settings.env}' is not an environment that scores a log: its overlay needs "
             "`datasets: []` and an evaluator whose dataset is the log (as experiment.postprod.yaml)"
             f". Run `make monitor ENV={DEFAULT_ENV}`."
         )
+    if seen:
+        experiment = online.over(experiment, seen)
     names = {str(d.source): d.name for e in experiment.evaluators for d in e.datasets}
     if settings.log:
         _check_log(settings, names)
@@ -256,20 +297,29 @@ def _not_registered() -> str:
     return f"drift is not measured: there is no {REGISTRATION}. `make register` writes it."
 
 
-def _write(result: Monitor, last: Summary) -> None:
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _tell(result: Monitor, checks: Sequence[Check]) -> None:
+    """Write and print it."""
     with write_atomically(MONITOR) as file:
         file.write(result.model_dump_json(indent=2) + "\n")
     with write_atomically(PAGE) as file:
-        file.write("\n".join(_page(result, last)) + "\n")
+        file.write("\n".join(_page(result, checks)) + "\n")
+    print(_shown(result))
 
 
-def _page(result: Monitor, last: Summary) -> Iterator[str]:
+def _page(result: Monitor, checks: Sequence[Check]) -> Iterator[str]:
     yield from (f"# Monitor: {text(result.experiment)}, {text(result.env)}", "")
     yield f"- gate: {result.gate}"
     yield from (f"- log {code(log.dataset)}: {_rows(log)}" for log in result.logs)
     yield f"- registered: {code(result.registered) if result.registered else 'nothing'}"
-    for check in last.gate.checks:
-        yield f"- {check.verdict}: {text(check.check)}: {text(check.message)}"
+    for check in checks:
+        where = f"{code(check.dataset)}: " if result.online else ""
+        yield f"- {check.verdict}: {where}{text(check.check)}: {text(check.message)}"
+    if result.online:
+        yield from online_figures.page(result.online)
     if result.drift:
         yield from ("", f"## Drift: {_verdict(result)}", "")
         yield from ("|" + "|".join(COLUMNS) + "|", "|" + "---|" * len(COLUMNS))
@@ -304,7 +354,7 @@ def _shown(result: Monitor) -> str:
     """What the task prints below the report's own table."""
     from tabulate import tabulate
 
-    lines = []
+    lines = list(online_figures.shown(result.online)) if result.online else []
     if result.drift:
         lines += [tabulate(_lines(result), headers=COLUMNS, disable_numparse=True)]
         lines += [f"{one.name}: {one.text}" for one in result.drift if one.level != "none"]

@@ -1,0 +1,336 @@
+"""What the router of a local endpoint wrote down, by deployment: for `make monitor KIND=local`.
+
+`requests.jsonl` has a line a request, and of DATA_COLLECTION percent of them what went in and out;
+`feedback.jsonl` what people said of answers. Both are only read, also while the router runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+from llmops import deployment
+from llmops.config import Experiment
+from llmops.data import Table
+from llmops.errors import UserError
+from llmops.files import slug, write_atomically
+from llmops.metrics import percentile
+from llmops.online_figures import Traffic, wilson
+from llmops.runs import STORE
+from llmops.settings import Period, Settings
+from llmops.summary import Latency
+
+KIND = "local"
+ENDPOINTS = STORE / "endpoints"
+REQUESTS, FEEDBACK, STATE = "requests.jsonl", "feedback.jsonl", "state.json"
+COLLECTED = STORE / "online"
+RECENT = 20_000
+"""Requests of a deployment that are kept to be paired with mirrored ones."""
+REFUSED, FAILED = 400, 500
+ID = "correlationid"
+"""The column with a row's request, as in what Azure ML collects."""
+KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "time": str,
+    "request_id": str,
+    "deployment": str,
+    "status": int,
+    "seconds": (int, float),
+}
+
+
+@dataclass
+class Stream:
+    """The requests that a deployment answered, or those that were mirrored to it.
+
+    `recent` has the last ones as (request_id, status, seconds); `file` the rows that were kept.
+    """
+
+    deployment: str
+    mirrored: bool
+    path: Path
+    file: IO[str]
+    statuses: Counter[int] = field(default_factory=Counter)
+    seconds: array[float] = field(default_factory=lambda: array("d"))
+    recent: deque[tuple[str, int, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    said: list[float] = field(default_factory=list)
+    collected: int = 0
+
+    @property
+    def name(self) -> str:
+        """The deployment for people."""
+        return f"{self.deployment} mirrored" if self.mirrored else self.deployment
+
+    def add(self, record: Mapping[str, Any], score: float | None) -> None:
+        """Count a request, and keep its row if it has one; `score` is what a person gave it."""
+        status, seconds = record["status"], record["seconds"]
+        self.statuses[status] += 1
+        self.recent.append((record["request_id"], status, seconds))
+        if status < REFUSED:
+            self.seconds.append(seconds)
+        given, got = record.get("inputs"), record.get("outputs")
+        if status < REFUSED and isinstance(given, dict) and isinstance(got, dict):
+            known = {"time": record["time"], "deployment": self.deployment, "feedback": score}
+            row = {**known, **given, **got, ID: record["request_id"]}
+            self.file.write(json.dumps(row) + "\n")
+            self.collected += 1
+
+    def traffic(self) -> Traffic:
+        """The figures of this stream."""
+        requests = self.statuses.total()
+        errors = sum(n for status, n in self.statuses.items() if status >= FAILED)
+        shares = (0.5, 0.95) if self.seconds else ()
+        p50, p95 = [percentile(self.seconds, share) for share in shares] or (None, None)
+        return Traffic(
+            deployment=self.deployment,
+            mirrored=self.mirrored,
+            requests=requests,
+            errors=errors,
+            error_share=errors / requests,
+            error_ci95=wilson(errors, requests),
+            refused=sum(n for status, n in self.statuses.items() if REFUSED <= status < FAILED),
+            latency_s=Latency(p50=p50, p95=p95),
+            collected=self.collected,
+            feedback=len(self.said),
+            feedback_mean=math.fsum(self.said) / len(self.said) if self.said else None,
+        )
+
+
+@dataclass
+class Seen:
+    """All that the folder of an endpoint tells; `streams` in the order in which they began.
+
+    `unread` counts lines that are none (a kill cuts the last one short), `unrouted` the statuses
+    of requests that reached no deployment, `unmatched` the feedback to requests that are not there.
+    `tables` are the rows to score, by the name of what they are of; those of `pairs` are the rows
+    of the prior and of the current deployment about the same requests, line by line.
+    """
+
+    endpoint: str
+    streams: dict[tuple[str, bool], Stream] = field(default_factory=dict)
+    first: str = ""
+    last: str = ""
+    unread: int = 0
+    unrouted: Counter[int] = field(default_factory=Counter)
+    unmatched: int = 0
+    prior: str = ""
+    current: str = ""
+    tables: dict[str, Path] = field(default_factory=dict)
+    pairs: tuple[str, str] | None = None
+    replayed: tuple[str, ...] = ()
+
+    def live(self) -> list[Stream]:
+        """The streams whose answers people got, the one with the most requests first."""
+        found = [stream for stream in self.streams.values() if not stream.mirrored]
+        return sorted(found, key=lambda stream: -stream.statuses.total())
+
+
+def read(settings: Settings) -> Seen:
+    """The requests of an endpoint, of the days of SINCE: of the only one, or the one LOG names.
+
+    Raises:
+        UserError: there is no such endpoint, or none of its requests is written down.
+    """
+    place = _place(settings.log)
+    scores, unread = _scores(place / FEEDBACK)
+    seen = Seen(place.name, unread=unread)
+    with ExitStack() as stack:
+        _read_requests(place, settings.since, scores, seen, stack)
+    if not seen.streams:
+        when = f" of {settings.since}" if settings.since else ""
+        raise UserError(f"{place / REQUESTS}: no request{when}. Send some to the endpoint first.")
+    seen.prior, seen.current = _roles(seen)
+    seen.replayed = _replayed(place)
+    _find_tables(seen)
+    return seen
+
+
+def over(experiment: Experiment, seen: Seen) -> Experiment:
+    """The experiment with the endpoint's rows in place of its log, a dataset a table.
+
+    The gate judges what people got, so not the mirrored requests, unless there are no others.
+
+    Raises:
+        UserError: an evaluator scores several logs, and which one this is cannot be known.
+    """
+    evaluators = []
+    for evaluator in experiment.evaluators:
+        first, *more = evaluator.datasets
+        if more:
+            raise UserError(
+                f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].datasets: "
+                f"{1 + len(more)} logs; KIND=local replaces one. Leave one there."
+            )
+        datasets = tuple(
+            first.model_copy(update={"name": name, "source": str(path)})
+            for name, path in seen.tables.items()
+        )
+        evaluators.append(evaluator.model_copy(update={"datasets": datasets}))
+    gate = experiment.gate
+    if gate is not None:
+        judged: list[str | None] = [s.name for s in seen.live() if s.name in seen.tables]
+        checks = [
+            c.model_copy(update={"dataset": n}) for c in gate.checks for n in judged or [None]
+        ]
+        gate = gate.model_copy(update={"checks": tuple(checks)})
+    return experiment.model_copy(update={"evaluators": tuple(evaluators), "gate": gate})
+
+
+def _place(log: str) -> Path:
+    """The folder of the endpoint."""
+    if log:
+        place = Path(log).parent if Path(log).name == REQUESTS else Path(log)
+        if not (place / REQUESTS).is_file():
+            raise UserError(f"LOG: '{log}' (expected the folder of an endpoint, {ENDPOINTS}/…).")
+        return place
+    found = sorted(path.parent for path in ENDPOINTS.glob(f"*/{REQUESTS}"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"LOG: unset, and there are {len(found)} endpoints (expected one of "
+            f"{', '.join(map(str, found))})."
+        )
+    raise UserError(
+        f"{ENDPOINTS}: no endpoint has written down a request. Run `make deploy KIND=local`, and "
+        "send it some."
+    )
+
+
+def _parts(path: Path, stack: ExitStack) -> list[IO[bytes]]:
+    """The file and its earlier parts, the oldest first.
+
+    They are opened from the newest on, so that one which is renamed meanwhile is met twice at most.
+    """
+    found: dict[int, IO[bytes]] = {}
+    for number in count():
+        suffix = f".{number}{path.suffix}" if number else path.suffix
+        try:
+            file = stack.enter_context(path.with_name(path.stem + suffix).open("rb"))
+        except FileNotFoundError:
+            if number:
+                break
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        else:
+            found.setdefault(os.fstat(file.fileno()).st_ino, file)
+    return list(reversed(found.values()))
+
+
+def _records(path: Path, stack: ExitStack) -> Iterator[dict[str, Any] | None]:
+    """The object of each line; null where it is none."""
+    for file in _parts(path, stack):
+        for line in file:
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            yield record if isinstance(record, dict) else None
+
+
+def _scores(path: Path) -> tuple[dict[str, float], int]:
+    """The score of each request that has one, the last one said; and how many lines are none."""
+    found, unread = dict[str, float](), 0
+    with ExitStack() as stack:
+        for record in _records(path, stack):
+            score = record.get("score") if record else None
+            if record and isinstance(score, int | float) and math.isfinite(score):
+                found[str(record.get("request_id"))] = score
+            else:
+                unread += 1
+    return found, unread
+
+
+def _read_requests(
+    place: Path, since: Period | None, scores: Mapping[str, float], seen: Seen, stack: ExitStack
+) -> None:
+    answered: dict[str, Stream] = {}
+    for record in _records(place / REQUESTS, stack):
+        if record is None or not all(isinstance(record.get(k), t) for k, t in KINDS.items()):
+            seen.unread += 1
+            continue
+        if since and not since.touches(record["time"][:10].replace("-", "/")):
+            continue
+        seen.first, seen.last = seen.first or record["time"], record["time"]
+        if not record["deployment"]:
+            seen.unrouted[record["status"]] += 1
+            continue
+        stream = _stream(seen, record, stack)
+        score = None if stream.mirrored else scores.get(record["request_id"])
+        stream.add(record, score)
+        if score is not None:
+            answered[record["request_id"]] = stream
+    for request, stream in answered.items():
+        stream.said.append(scores[request])
+    seen.unmatched = 0 if since else len(scores) - len(answered)
+
+
+def _stream(seen: Seen, record: Mapping[str, Any], stack: ExitStack) -> Stream:
+    key = record["deployment"], bool(record.get("mirrored"))
+    if key not in seen.streams:
+        # Names of deployments have no dots, so no two files are the same.
+        name = ".".join((seen.endpoint, key[0], *(["mirrored"] if key[1] else [])))
+        path = COLLECTED / f"{slug(name)}.jsonl"
+        seen.streams[key] = Stream(*key, path, stack.enter_context(write_atomically(path)))
+    return seen.streams[key]
+
+
+def _roles(seen: Seen) -> tuple[str, str]:
+    """The prior and the current deployment: as configured, else the last two that began."""
+    there = list(dict.fromkeys(name for name, _ in seen.streams))
+    with suppress(UserError):
+        known = deployment.read(deployment.CONFIG)
+        for entry in (*known.azure_managed_endpoint, *known.kubernetes_endpoint):
+            pair = entry.PRIOR_DEPLOYMENT_NAME, entry.CURRENT_DEPLOYMENT_NAME
+            if entry.ENDPOINT_NAME in (seen.endpoint, "") and all(n in there for n in pair):
+                return pair
+    return (there[-2] if len(there) > 1 else "", there[-1])
+
+
+def _replayed(place: Path) -> tuple[str, ...]:
+    """The deployments whose answers come from recordings; none where the state does not tell."""
+    try:
+        state = json.loads((place / STATE).read_bytes())
+        return tuple(n for n, one in state["deployments"].items() if one["llm"] == "replay")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _find_tables(seen: Seen) -> None:
+    """The rows of each stream; of what was mirrored to the current one, the pairs if there are."""
+    seen.tables = {s.name: s.path for s in seen.live() if s.collected}
+    for stream in (s for s in seen.streams.values() if s.mirrored and s.collected):
+        prior = seen.streams.get((seen.prior, False))
+        if stream.deployment == seen.current and prior and prior.collected:
+            paths = _paired(prior, stream)
+            if paths:
+                seen.pairs = f"{seen.prior} on the same requests", stream.name
+                seen.tables |= dict(zip(seen.pairs, paths, strict=True))
+                continue
+        seen.tables[stream.name] = stream.path
+
+
+def _paired(prior: Stream, current: Stream) -> tuple[Path, Path] | None:
+    """Both streams' rows of the requests that each has once, in the prior's order."""
+    tables = Table(prior.path), Table(current.path)
+    rows = [_once([row[ID] for row in table]) for table in tables]
+    both = [request for request in rows[0] if request in rows[1]]
+    paths = tuple(s.path.with_name(f"{s.path.stem}.paired.jsonl") for s in (prior, current))
+    for table, numbers, path in zip(tables, rows, paths, strict=True):
+        with write_atomically(path) as file:
+            file.writelines(json.dumps(table[numbers[request]]) + "\n" for request in both)
+    return (paths[0], paths[1]) if both else None
+
+
+def _once(requests: list[str]) -> dict[str, int]:
+    """The place of each request that is there once; a caller may have sent the same id twice."""
+    times = Counter(requests)
+    return {request: at for at, request in enumerate(requests) if times[request] == 1}
