@@ -43,10 +43,13 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Run the template's tests, and those of every example as a generated repo."""
-    _install(session)
-    # A file's tests stay together, as they share an emulator or a prepared repo.
-    spread = ("--numprocesses=auto", "--dist=loadfile")
-    session.run("python", "-m", "pytest", *spread, *session.posargs)
+    _test(session, "not slow")
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """Run the slow tests: web apps, a real MLflow, a real `pf run`, the image, load (minutes)."""
+    _test(session, "slow")
 
 
 @nox.session
@@ -149,6 +152,13 @@ def _install(session: nox.Session) -> None:
     )
     options = [f"--requirement={lock}" for lock in locks]
     session.run("uv", "pip", "install", "--quiet", "--require-hashes", *options)
+
+
+def _test(session: nox.Session, marked: str) -> None:
+    _install(session)
+    # A file's tests stay together, as they share an emulator or a prepared repo.
+    spread = ("--numprocesses=auto", "--dist=loadfile")
+    session.run("python", "-m", "pytest", "-m", marked, *spread, *session.posargs)
 
 
 def _bake(session: nox.Session, folder: Path) -> Path:

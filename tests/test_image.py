@@ -32,6 +32,8 @@ from loopback_azure import LoopbackAzure
 from standin import StandIn
 from usecase import LIBRARY, UseCase, example, wait_until
 
+pytestmark = pytest.mark.slow
+
 PLANTED = "planted-and-never-to-be-seen-4711"
 UPPER = "def run(text):\n    return {'answer': text.upper()}\n"
 KEY = "sk-" + "proj-Zt4KqW81LmN0pRs7UvYx2AbC"

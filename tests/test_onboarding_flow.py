@@ -640,7 +640,7 @@ def test_a_node_without_a_connection_is_told(tmp_path: Path) -> None:
     files = {"flow.dag.yaml": document, "ask.jinja2": "user:\n{{text}}\n"}
     proposal = bare_flow.propose(write(tmp_path / "parrot", files))
     assert any("'ask' names no connection" in note for note in proposal.notes)
-    assert not connections(proposal)
+    assert list(connections(proposal)) == ["aoai"], "the only one to a model is taken"
 
 
 def test_the_lists_of_packages_are_named(tmp_path: Path) -> None:

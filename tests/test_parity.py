@@ -36,6 +36,8 @@ import pytest
 from llmops.runs import Row, read_rows
 from standin import StandIn, texts_of, usage
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 LIBRARY = Path(llmops.__file__).parents[1]
 DATA = "flows/data.jsonl"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from serving_load import under_load
+
+pytestmark = pytest.mark.slow
 
 
 def test_no_answer_is_lost_with_200_requests_at_once(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from usecase import Outcome, UseCase
 
 Json = dict[str, Any]
 
+pytestmark = pytest.mark.slow
+
 browser = test_report.browser  # the fixture
 USER, PASSWORD = "ada", "loopback-password-7"
 SECRET = "sk-0123456789-never-logged"

@@ -21,6 +21,8 @@ from loopback_azure import LoopbackAzure
 from test_deploy import SECRET, Said
 from usecase import wait_until
 
+pytestmark = pytest.mark.slow
+
 READING = ("listKeys", "list", "checknameavailability")
 FLOW = "import os\ndef run(text):\n    return {{'answer': '{} ' + text + ' ' + {}}}\n"
 KEY_LENGTH = "str(len(os.environ['AOAI_API_KEY']))"

@@ -90,7 +90,7 @@ _PATTERNS = [
 ]
 
 _PLACEHOLDER = re.compile(
-    r"^[${<%\[*]|(?:^|[^A-Za-z])your|example|placeholder|change_?me|replace|redacted|x{5}|\.{3}|\*{3}"
+    r"^[${%<\[*]|(?:^|[^A-Za-z])your|example|placeholder|change_?me|replace|redacted|x{5}|\.{3}|\*{3}"
     r"|0123456|1234567|abcdefg|^Eby8vdM02xN",  # the last is the storage emulator's, known to all
     re.IGNORECASE,
 )
