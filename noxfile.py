@@ -48,7 +48,7 @@ def test(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def slow(session: nox.Session) -> None:
-    """Run the slow tests: web apps, a real MLflow, a real `pf run`, the image, load (minutes)."""
+    """Run the slow tests: clouds, pipelines, MLflow, `pf run`, image, load."""
     _test(session, "slow")
 
 

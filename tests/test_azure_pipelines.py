@@ -43,6 +43,8 @@ RIDDLES = "Answer in riddles."
 # What the template's other tests run in each generated repo; lint takes longest of all.
 ELSEWHERE = {"lint", "test"}
 
+pytestmark = pytest.mark.slow
+
 AZ = """#!{python}
 import json, os, pathlib, sys, time, urllib.parse, urllib.request
 assert sys.argv[1:3] == ["account", "get-access-token"], sys.argv

@@ -23,6 +23,8 @@ from loopback_azure import LoopbackAzure
 from test_register import variables
 from usecase import Outcome, UseCase, wait_until
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(llmops.__file__).parents[1] / "examples" / "named_entity_recognition"
 SDKS = ["azure.ai.ml", "azure.identity", "azure.ai.ml.entities", "promptflow.azure"]
 Json = dict[str, Any]

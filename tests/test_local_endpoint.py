@@ -32,6 +32,8 @@ from llmops.local.routing import pick
 from test_imports import imported, watched
 from usecase import Outcome, UseCase, wait_until
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["watched"]  # a fixture
 
 FLOW = """

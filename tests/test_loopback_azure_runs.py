@@ -26,6 +26,8 @@ from llmops.recordings import Server
 from llmops.runs import Row, Run
 from loopback_azure import LoopbackAzure
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(llmops.__file__).parents[1] / "examples" / "named_entity_recognition"
 STANDARD, EVALUATION = EXAMPLE / "flows" / "standard", EXAMPLE / "flows" / "evaluation"
 DATA, TRUTH = EXAMPLE / "data" / "data.jsonl", EXAMPLE / "data" / "eval_data.jsonl"

@@ -25,6 +25,8 @@ from test_monitor import EXAMPLE, LOG, open_gate, passed, read, result
 from test_register import variables
 from usecase import UseCase
 
+pytestmark = pytest.mark.slow
+
 ROOT = "modelDataCollector/ner/blue"
 ADDRESS = f"azureml://datastores/workspaceblobstore/paths/{ROOT}"
 Json = dict[str, Any]
