@@ -72,7 +72,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def load(session: nox.Session) -> None:
-    """Put 200 requests at once on a served flow for a minute, with a model that fails at times."""
+    """Put 200 requests at once on a served flow for a minute."""
     _install(session)
     session.run("python", "-m", "pytest", "tests/load_on_serving.py", *session.posargs)
 
