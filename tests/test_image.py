@@ -295,12 +295,19 @@ class Built:
     sample: dict[str, Any]
 
 
+def reachable() -> Path:
+    """A folder for what another user is to read; TMPDIR may be for its owner alone."""
+    own = Path(tempfile.gettempdir()).resolve()
+    is_open = all(place.stat().st_mode & 0o001 for place in (own, *own.parents))
+    return own if is_open or os.getuid() else Path("/tmp")
+
+
 @pytest.fixture(scope="module")
 def made() -> Iterator[Built]:
     python = interpreter()
     if python is None:
         pytest.skip("no Python here that a user other than root may run")
-    place = Path(tempfile.mkdtemp(prefix="image-"))
+    place = Path(tempfile.mkdtemp(prefix="image-", dir=reachable()))
     place.chmod(0o755)
     try:
         use = furnish(example(place))
@@ -316,7 +323,7 @@ def made() -> Iterator[Built]:
 @pytest.fixture
 def mount() -> Iterator[Path]:
     """A folder that everyone may read; pytest's own are for who tests alone."""
-    with tempfile.TemporaryDirectory(prefix="mount-") as place:
+    with tempfile.TemporaryDirectory(prefix="mount-", dir=reachable()) as place:
         Path(place).chmod(0o755)
         yield Path(place)
 
