@@ -9,10 +9,8 @@ with their number. Names are replaced; {workspace} is the workspace's whole ARM 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +29,8 @@ import test_deploy  # noqa: E402  (the library must be on the path first)
 import test_monitor_azure  # noqa: E402
 import test_register  # noqa: E402
 import test_webapp  # noqa: E402
+import usecase  # noqa: E402
+from forks import Forks  # noqa: E402
 from loopback_azure import LoopbackAzure  # noqa: E402
 from usecase import UseCase  # noqa: E402
 
@@ -81,9 +81,9 @@ def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]
         assert outcome.code == 0, outcome.text
         yield title, azure.log
     (place / "models").mkdir()
-    models(place / "models", azure)
+    test_deploy.register(place / "models", azure)
     (place / "words").mkdir()
-    case = test_deploy.Case(place / "words", azure, lambda **_: 0)
+    case = test_deploy.Case(place / "words", azure, Forks(()))
     shares = {
         "PRIOR_DEPLOYMENT_NAME": "blue",
         "PRIOR_DEPLOYMENT_TRAFFIC_ALLOCATION": 90,
@@ -105,7 +105,7 @@ def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]
 def web_app(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
     """The same for a web app, whose image the registry builds."""
     place.mkdir()
-    case = test_webapp.Case(place, azure, lambda **_: 0, "web-words")
+    case = test_webapp.Case(place, azure, Forks(()), "web-words")
     for title in ("deploy: for the first time", "deploy: nothing changed", "check-endpoint"):
         task = title.partition(":")[0].replace("-", "_")
         yield f"KIND=webapp, {title}", calls_of(case, task)
@@ -125,9 +125,7 @@ def runs(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
 
 def example(place: Path) -> UseCase:
     """The named-entity example after its experiment."""
-    use = UseCase(place)
-    shutil.rmtree(use.folder)
-    shutil.copytree(test_register.EXAMPLE, use.folder)
+    use = usecase.example(place)
     outcome = use.run("experiment")
     assert outcome.code == 0, outcome.text
     return use
@@ -135,30 +133,13 @@ def example(place: Path) -> UseCase:
 
 def monitored(place: Path, azure: LoopbackAzure) -> list[Json]:
     """Score what the data collector of an endpoint has put into the storage."""
-    use = UseCase(place)
-    shutil.rmtree(use.folder)
-    shutil.copytree(test_register.EXAMPLE, use.folder)
+    use = usecase.example(place)
     test_monitor_azure.collect(azure, use, days=1)
     azure.forget()
     variables = test_register.variables(azure, LOG=test_monitor_azure.ADDRESS)
     outcome = use.run("monitor", **variables)
     assert outcome.code == 0, outcome.text
     return azure.log
-
-
-def models(root: Path, azure: LoopbackAzure) -> None:
-    """The versions that test_deploy.py deploys."""
-    for name, code in test_deploy.FLOWS.items():
-        (root / name).mkdir()
-        (root / name / "flow.py").write_text(code + "\n")
-    settings = azure.settings
-    where = [str(root), settings.subscription, settings.group, settings.workspace]
-    subprocess.run(
-        [sys.executable, "-c", test_deploy.REGISTER, json.dumps(where)],
-        env=os.environ | azure.environment,
-        check=True,
-        capture_output=True,
-    )
 
 
 def calls_of(case: test_deploy.Case, task: str) -> list[Json]:

@@ -11,8 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cookiecutter.main import cookiecutter
@@ -34,6 +35,17 @@ for name in filter(MINE.fullmatch, list(os.environ)):
 
 # What reaches the tasks of a baked repo: nothing but the way to the programs and the packages.
 PASSED_ON = re.compile(r"PATH|LANG|TERM|TMPDIR|(PIP|UV|SSL|REQUESTS_CA)_.*|(?i:(https?|no)_proxy)")
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 Bake = Callable[..., Path]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -120,3 +132,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; without it the tests are skipped, in CI they fail."""
+    missing = "" if CHROMIUM else "Chromium is missing: apt-get install chromium"
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing = "the package playwright is missing"
+    if missing and os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()

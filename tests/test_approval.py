@@ -9,13 +9,14 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import test_deploy
 import test_webapp
+from forks import Forks
 from llmops import approval, summary
 from loopback_azure import LoopbackAzure
 from usecase import UseCase
@@ -238,14 +239,14 @@ def azure() -> Iterator[LoopbackAzure]:
         assert azure.refused == []
 
 
-fork = test_deploy.fork
+forks = test_deploy.forks
 
 
 @pytest.fixture
-def case(azure: LoopbackAzure, fork: Callable[..., int], tmp_path: Path) -> test_deploy.Case:
+def case(azure: LoopbackAzure, forks: Forks, tmp_path: Path) -> test_deploy.Case:
     """An endpoint in prod, whose experiment has run and whose flow is registered."""
     azure.change(operation_s=0.1, cores=1000, propagation_s=0)
-    case = test_deploy.Case(tmp_path, azure, fork)
+    case = test_deploy.Case(tmp_path, azure, forks)
     case.set(ENV_NAME="prod")
     case.write("experiment.prod.yaml", json.dumps(PROD))
     ran_and_registered(case)
@@ -302,11 +303,9 @@ def test_a_yes_before_registration_and_one_that_cannot_be_read(case: test_deploy
     assert case.state is None
 
 
-def test_a_web_app_wants_it_too(
-    azure: LoopbackAzure, fork: Callable[..., int], tmp_path: Path
-) -> None:
+def test_a_web_app_wants_it_too(azure: LoopbackAzure, forks: Forks, tmp_path: Path) -> None:
     azure.forget()
-    case = test_webapp.Case(tmp_path, azure, fork, "web-approval")
+    case = test_webapp.Case(tmp_path, azure, forks, "web-approval")
     case.configure(approval="required")
     case.must(1, "not found, but experiment.yaml: approval: required", "make approve ENV=dev")
     assert azure.log == []

@@ -21,7 +21,7 @@ from forks import Forks
 from llmops.recordings import Server
 from loopback_azure import LoopbackAzure
 from test_register import variables
-from usecase import Outcome, UseCase, wait_until
+from usecase import Outcome, UseCase, example, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -142,9 +142,7 @@ def submitted(azure: LoopbackAzure, use: UseCase) -> list[Json]:
 def test_the_example_scores_as_it_does_here(
     azure: LoopbackAzure, tmp_path: Path, forks: Forks
 ) -> None:
-    use = UseCase(tmp_path)
-    shutil.rmtree(use.folder)
-    shutil.copytree(EXAMPLE, use.folder)
+    use = example(tmp_path)
     here = use.run()
     there = use.run("experiment", **variables(azure, TARGET="azure", GITHUB_RUN_ID="77"))
     assert (here.code, there.code) == (0, 0), there.text
@@ -380,9 +378,7 @@ def test_a_name_that_no_asset_can_have(use: UseCase, go: Run) -> None:
 def test_a_connection_that_the_workspace_lacks(
     azure: LoopbackAzure, tmp_path: Path, forks: Forks
 ) -> None:
-    use = UseCase(tmp_path)
-    shutil.rmtree(use.folder)
-    shutil.copytree(EXAMPLE, use.folder)
+    use = example(tmp_path)
     dag = use.folder / "flows/standard/flow.dag.yaml"
     dag.write_text(dag.read_text().replace("connection: aoai", "connection: other"))
     file = use.folder / "experiment.yaml"

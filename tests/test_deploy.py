@@ -10,15 +10,17 @@ import base64
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Fork, Forks
 from llmops import deployment, image
 from llmops.errors import UserError
 from llmops.registration import Asset, Registration, save
@@ -45,42 +47,6 @@ for name in ("one", "two", "fails", "mute", "broken"):
     client.models.create_or_update(Model(name="words", path=f"{root}/{name}", type="custom_model"))
 """
 
-# Forks a child for each line: a script with its folder, its environment and a file for all it says.
-FORKER = """
-import json, os, runpy, signal, sys, traceback
-import azure.ai.ml, azure.identity
-import azure.ai.ml.entities
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-print("ready", flush=True)
-for line in sys.stdin:
-    job = json.loads(line)
-    pid = os.fork()
-    if pid:
-        print(pid, flush=True)
-        continue
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.chdir(job["folder"])
-    os.environ.clear()
-    os.environ.update(job["env"])
-    sys.path.insert(0, job["library"])
-    out = os.open(job["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    code = 0
-    try:
-        runpy.run_module("scripts." + job["task"], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        code = 70
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with open(job["said"] + ".code", "w") as file:
-        file.write(str(code) + "\\n")
-    os._exit(code)
-"""
-
 
 @pytest.fixture(scope="module")
 def azure() -> Iterator[LoopbackAzure]:
@@ -92,7 +58,11 @@ def azure() -> Iterator[LoopbackAzure]:
 @pytest.fixture(scope="module", autouse=True)
 def models(azure: LoopbackAzure, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The versions 1 to 5 of the model `words`, in the order of FLOWS."""
-    root = tmp_path_factory.mktemp("models")
+    register(tmp_path_factory.mktemp("models"), azure)
+
+
+def register(root: Path, azure: LoopbackAzure) -> None:
+    """Register what FLOWS holds, from this folder."""
     for name, code in FLOWS.items():
         (root / name).mkdir()
         (root / name / "flow.py").write_text(code + "\n")
@@ -102,22 +72,9 @@ def models(azure: LoopbackAzure, tmp_path_factory: pytest.TempPathFactory) -> No
 
 
 @pytest.fixture(scope="module")
-def fork() -> Iterator[Callable[..., int]]:
-    child = subprocess.Popen(
-        [sys.executable, "-c", FORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdin and child.stdout
-    to, back = child.stdin, child.stdout
-    assert back.readline() == "ready\n"
-
-    def fork(**job: Any) -> int:
-        to.write(json.dumps(job) + "\n")
-        to.flush()
-        return int(back.readline())
-
-    yield fork
-    to.close()
-    child.wait(timeout=10)
+def forks() -> Iterator[Forks]:
+    with Forks(["azure.ai.ml", "azure.identity", "azure.ai.ml.entities"]) as forks:
+        yield forks
 
 
 class Said:
@@ -139,9 +96,9 @@ class Said:
 class Case(UseCase):
     """A use case with one managed endpoint in dev, and version 1 of its flow registered."""
 
-    def __init__(self, place: Path, azure: LoopbackAzure, fork: Callable[..., int]) -> None:
+    def __init__(self, place: Path, azure: LoopbackAzure, forks: Forks) -> None:
         super().__init__(place)
-        self.azure, self._fork, self._count = azure, fork, 0
+        self.azure, self._forks = azure, forks
         self.endpoint = f"e-{place.name[-20:].replace('_', '-').strip('-')}"
         self.section = "azure_managed_endpoint"
         connection = {
@@ -191,22 +148,18 @@ class Case(UseCase):
             "AOAI_API_KEY": SECRET,
         }
 
-    def begin(self, task: str, **variables: str) -> tuple[int, Path]:
-        """Start a task; its process and the file with what it says."""
-        self._count += 1
-        said = self.home / f"said-{self._count}"
-        job = {"task": task, "folder": str(self.folder), "said": str(said), "library": str(LIBRARY)}
-        return self._fork(**job, env=self.environment | variables), said
+    def begin(self, task: str, **variables: str) -> Fork:
+        """Start a task."""
+        return self._forks.start(task, self, self.environment | variables)
 
-    def wait(self, said: Path) -> Said:
+    def wait(self, begun: Fork) -> Said:
         """Wait for the end of a task."""
-        code = Path(f"{said}.code")
-        wait_until(lambda: code.exists() and code.read_text().endswith("\n"), 60)
-        return Said(int(code.read_text()), said.read_text())
+        outcome = begun.end()
+        return Said(outcome.code, outcome.text)
 
     def task(self, name: str, **variables: str) -> Said:
         """Run a task to its end."""
-        return self.wait(self.begin(name, **variables)[1])
+        return self.wait(self.begin(name, **variables))
 
     def deploy(self, version: int = 1, /, **keys: Any) -> Said:
         """Change keys, then `make deploy`."""
@@ -244,13 +197,13 @@ class Case(UseCase):
 
 @pytest.fixture
 def case(
-    azure: LoopbackAzure, fork: Callable[..., int], request: pytest.FixtureRequest, tmp_path: Path
+    azure: LoopbackAzure, forks: Forks, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Case]:
     place = tmp_path / f"{request.node.name.partition('[')[0][-14:]}{tmp_path.name[-3:]}"
     place.mkdir()
     azure.forget()
     azure.change(operation_s=0.1, cores=1000, propagation_s=0)
-    yield Case(place, azure, fork)
+    yield Case(place, azure, forks)
 
 
 # --- the way it goes
@@ -600,17 +553,17 @@ def test_an_endpoint_that_is_updating(case: Case) -> None:
     case.azure.place(path, {"provisioningState": "Updating"})
     case.set(2)
     case.task("deploy", WAIT="1").must(1, "in state Updating", "Run again later")
-    _, said = case.begin("rollback")
+    begun = case.begin("rollback")
     time.sleep(1)
     case.azure.place(path, {"provisioningState": "Succeeded"})
-    case.wait(said).must(1, "PRIOR_DEPLOYMENT_NAME: empty")
+    case.wait(begun).must(1, "PRIOR_DEPLOYMENT_NAME: empty")
 
 
 def test_killed_between_endpoint_and_deployment(case: Case) -> None:
     case.azure.change(operation_s=1.0)
-    pid, _ = case.begin("deploy")
+    begun = case.begin("deploy")
     wait_until(lambda: bool(case.state and case.state["provisioningState"] == "Succeeded"))
-    os.kill(pid, 9)
+    begun.end(signal.SIGKILL)
     case.azure.change(operation_s=0.1)
     case.task("deploy").must(0, "blue 100%")
     assert case.traffic == {"blue": 100}
@@ -618,8 +571,8 @@ def test_killed_between_endpoint_and_deployment(case: Case) -> None:
 
 def test_two_deploys_at_once(case: Case) -> None:
     case.azure.change(operation_s=0.5)
-    started = [case.begin("deploy")[1] for _ in range(2)]
-    ends = [case.wait(said) for said in started]
+    started = [case.begin("deploy") for _ in range(2)]
+    ends = [case.wait(begun) for begun in started]
     assert sorted(end.code for end in ends)[0] == 0, [end.text for end in ends]
     for end in ends:
         assert end.code == 0 or "somebody else" in end.text, end.text

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import llmops
 import pytest
-from usecase import LIBRARY, UseCase
-
-EXAMPLE = Path(llmops.__file__).parents[1] / "examples" / "named_entity_recognition"
+from usecase import LIBRARY, example
 
 # Python imports this in each process, the tasks' workers too.
 HOOK = """
@@ -45,9 +41,7 @@ def imported(watched: dict[str, str]) -> list[str]:
 
 
 def test_the_local_loop_imports_no_sdk_of_azure(tmp_path: Path, watched: dict[str, str]) -> None:
-    use = UseCase(tmp_path)
-    shutil.rmtree(use.folder)
-    shutil.copytree(EXAMPLE, use.folder)
+    use = example(tmp_path)
     processes = set()
     for task in ("validate", "experiment", "evaluate", "report", "gate", "monitor"):
         outcome = use.run(task, TARGET="local", **watched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from llmops.files import parse_yaml
 from llmops.package import file_hash
 from llmops.registration import Asset, Registration
 from llmops.summary import Score
-from usecase import Outcome, UseCase
+from usecase import Outcome, UseCase, example
 
 EXAMPLE = Path(llmops.__file__).parents[1] / "examples" / "named_entity_recognition"
 LOG, DATA = "data/production_log.jsonl", "data/data.jsonl"
@@ -29,10 +28,7 @@ Json = dict[str, Any]
 @pytest.fixture
 def use(tmp_path: Path) -> UseCase:
     """A copy of the named-entity example."""
-    use = UseCase(tmp_path)
-    shutil.rmtree(use.folder)
-    shutil.copytree(EXAMPLE, use.folder)
-    return use
+    return example(tmp_path)
 
 
 def read(use: UseCase, path: str) -> list[Json]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,9 +20,9 @@ from llmops.errors import UserError
 from llmops.settings import read as settings_of
 from loopback_azure import LoopbackAzure
 from loopback_azure.machine_learning import ACCOUNT, CONTAINER
-from test_monitor import EXAMPLE, LOG, open_gate, passed, read, result
+from test_monitor import LOG, open_gate, passed, read, result
 from test_register import variables
-from usecase import UseCase
+from usecase import UseCase, example
 
 pytestmark = pytest.mark.slow
 
@@ -136,10 +135,7 @@ def collect(azure: LoopbackAzure, use: UseCase, days: int = 2) -> int:
 @pytest.fixture
 def use(tmp_path: Path) -> UseCase:
     """A copy of the named-entity example."""
-    use = UseCase(tmp_path)
-    shutil.rmtree(use.folder)
-    shutil.copytree(EXAMPLE, use.folder)
-    return use
+    return example(tmp_path)
 
 
 # --- the task

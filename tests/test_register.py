@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llmops
 import pytest
 from forks import Forks
 from llmops import flows, package, registration
@@ -27,9 +26,8 @@ from llmops.files import parse_yaml
 from llmops.plan import Variant
 from llmops.settings import Settings
 from loopback_azure import LoopbackAzure
-from usecase import Outcome, UseCase
+from usecase import Outcome, UseCase, example
 
-EXAMPLE = Path(llmops.__file__).parents[1] / "examples" / "named_entity_recognition"
 MODEL, DATA = "named_entity_recognition", ("ner_training", "ner_test")
 PROMPT, TOLD = "flows/standard/ner_terse.jinja2", "Separate them with commas."
 WRONG = "99999999-9999-9999-9999-999999999999"
@@ -42,9 +40,7 @@ Register = Callable[..., Outcome]
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """The example after its experiment."""
-    use = UseCase(tmp_path_factory.mktemp("ran"))
-    shutil.rmtree(use.folder)
-    shutil.copytree(EXAMPLE, use.folder)
+    use = example(tmp_path_factory.mktemp("ran"))
     outcome = use.run("experiment")
     assert outcome.code == 0, outcome.text
     return use

@@ -8,10 +8,8 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +34,7 @@ from llmops.summary import (
     Tokens,
 )
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
 FILES = ["index.html", "metrics.csv", "outputs.csv", "summary.json", "summary.md"]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=2">'
 
 
@@ -754,24 +742,6 @@ def test_the_gate_of_a_variant_has_its_own_checks() -> None:
 
 
 # --- the page in a browser -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; without it the tests are skipped, in CI they fail."""
-    missing = "" if CHROMIUM else "Chromium is missing: apt-get install chromium"
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        missing = "the package playwright is missing"
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    if missing:
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
 
 
 class Opened:

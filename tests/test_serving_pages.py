@@ -1,7 +1,5 @@
 """The test page and the documentation in a real browser."""
 
-# ruff: noqa: F401, F811 - the fixture `browser` is a parameter
-
 from __future__ import annotations
 
 import json
@@ -12,7 +10,6 @@ from typing import Any
 import pytest
 from serving import Served, chat
 from standin import StandIn
-from test_report import browser
 from test_serving import TRICKS
 from usecase import UseCase
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 import pytest
-import test_report
 from conftest import HOUSE
 from llmops import summary, tracking, validate
 from usecase import Outcome, UseCase
@@ -30,7 +29,6 @@ Json = dict[str, Any]
 
 pytestmark = pytest.mark.slow
 
-browser = test_report.browser  # the fixture
 USER, PASSWORD = "ada", "loopback-password-7"
 SECRET = "sk-0123456789-never-logged"
 NER = HOUSE / "examples" / "named_entity_recognition"

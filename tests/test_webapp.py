@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request
 
 import pytest
 import test_deploy
+from forks import Forks
 from llmops import flows, package
 from llmops.plan import Variant
 from llmops.registration import Asset, Registration, save
@@ -35,16 +36,14 @@ def azure() -> Iterator[LoopbackAzure]:
         assert azure.refused == []
 
 
-fork = test_deploy.fork  # most of a task's time would go into imports
+forks = test_deploy.forks  # most of a task's time would go into imports
 
 
 class Case(test_deploy.Case):
     """A use case with one web app in dev, and its flow registered."""
 
-    def __init__(
-        self, place: Path, azure: LoopbackAzure, fork: Callable[..., int], name: str
-    ) -> None:
-        super().__init__(place, azure, fork)
+    def __init__(self, place: Path, azure: LoopbackAzure, forks: Forks, name: str) -> None:
+        super().__init__(place, azure, forks)
         self.name = name
         self.configure(connections=[{**self.blocks["connections"][0], "model": "small"}])
         self.entry = {
@@ -130,12 +129,12 @@ class Case(test_deploy.Case):
 
 @pytest.fixture
 def case(
-    azure: LoopbackAzure, fork: Callable[..., int], request: pytest.FixtureRequest, tmp_path: Path
+    azure: LoopbackAzure, forks: Forks, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Case:
     azure.forget()
     azure.change(denied=[])
     name = f"web-{request.node.name[5:30].replace('_', '-').strip('-')}"
-    return Case(tmp_path, azure, fork, name)
+    return Case(tmp_path, azure, forks, name)
 
 
 def test_the_way_it_goes(case: Case) -> None:
@@ -295,20 +294,20 @@ def test_the_way_back(case: Case) -> None:
 
 
 def test_killed_on_the_way(case: Case) -> None:
-    pid, _ = case.begin("deploy")
+    begun = case.begin("deploy")
     wait_until(lambda: "POST scheduleRun" in case.changes())
-    os.kill(pid, signal.SIGKILL)
+    begun.end(signal.SIGKILL)
     case.must(0)
     image = case.image
     case.flow("bad", "str(nowhere)", "import nowhere")
-    pid, said = case.begin("deploy", WAIT="60")
+    begun = case.begin("deploy", WAIT="60")
     wait_until(lambda: case.image != image)
-    os.kill(pid, signal.SIGTERM)
-    case.wait(said).must(143, "The previous image is back and healthy")
+    os.kill(begun.pid, signal.SIGTERM)
+    case.wait(begun).must(143, "The previous image is back and healthy")
     assert case.image == image
-    pid, _ = case.begin("deploy", WAIT="60")
+    begun = case.begin("deploy", WAIT="60")
     wait_until(lambda: case.image != image)
-    os.kill(pid, signal.SIGKILL)
+    begun.end(signal.SIGKILL)
     case.must(2, "does not become healthy", "is back and healthy", WAIT="10")
     assert case.image == image and case.answer() == f"one hello {len(SECRET)}"
 

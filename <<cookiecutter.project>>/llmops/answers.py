@@ -81,7 +81,8 @@ class Answers:
 
     def no_recording(self, rows: int) -> str:
         """What to do about rows without a recording."""
-        link = next((one for one in self._served() if one.missing), self._served()[0])
+        served = self._served()
+        link = next((one for one in served if one.missing), served[0])
         return NO_RECORDING.format(
             rows="1 row has" if rows == 1 else f"{rows} rows have",
             variables=" and ".join(link.missing) or "its variables",

@@ -29,7 +29,7 @@ from pydantic_core import ErrorDetails
 
 from llmops.errors import UserError
 from llmops.explain import quoted, sentence, shown
-from llmops.files import parse_yaml
+from llmops.files import read_document
 
 EXPERIMENT = "experiment.yaml"
 SCHEMA = Path("docs/experiment.schema.json")
@@ -354,23 +354,10 @@ def schema() -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = parse_yaml(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: not found. Run the task in the folder that holds it, or bring a flow in: "
-            "`make onboard FROM=<path>`."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}.") from error
-    if not isinstance(document, dict | None):
-        kind = type(document).__name__
-        raise UserError(f"{path}: expected keys and values at the top, found a {kind}.")
-    return document or {}
+    missing = (
+        "Run the task in the folder that holds it, or bring a flow in: `make onboard FROM=<path>`."
+    )
+    return read_document(path, missing=missing)
 
 
 def _other_identity(file: str, overlay: dict[str, Any], base: dict[str, Any]) -> Iterator[str]:

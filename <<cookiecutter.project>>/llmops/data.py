@@ -17,6 +17,7 @@ from typing import Any
 
 from llmops import images
 from llmops.errors import UserError
+from llmops.files import unreadable
 
 Record = dict[str, Any]
 LINE_NUMBER = "line_number"
@@ -131,7 +132,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found. Put the data there or correct `source`.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
 
 
 def _parse(path: Path, number: int, line: bytes) -> Record:

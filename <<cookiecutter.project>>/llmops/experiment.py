@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from llmops.base import Side, Version
 from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
 from llmops.execution import Counts, Executor
-from llmops.files import check_writable, unwritable
+from llmops.files import check_writable, locked
 from llmops.runs import STORE
 from llmops.settings import Settings
 from llmops.summary import SUMMARY, Base, Evaluation, Llm, RunSummary, Score, Summary
@@ -236,16 +235,6 @@ def _find_finished(task: _Task, works: Sequence[Work]) -> None:
 @contextmanager
 def only_one(store: Path = STORE) -> Iterator[None]:
     """Two tasks must not write the same runs at once."""
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        lock = (store / ".lock").open("w")
-    except OSError as error:
-        raise unwritable(store / ".lock", error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{store}: another task is running here. Wait until it ends."
-            ) from error
+    taken = f"{store}: another task is running here. Wait until it ends."
+    with locked(store / ".lock", taken):
         yield

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -76,6 +76,78 @@ def unwritable(path: Path, error: OSError) -> UserError:
         f"{path}: cannot be written ({error.strerror or error}). "
         "Free some space or make the folder writable, then run again."
     )
+
+
+@contextmanager
+def locked(path: Path, taken: str, wait: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold the lock of a file, which one process at a time can do.
+
+    `wait` is asked each time that another has it whether to try again.
+
+    Raises:
+        UserError: another has it (`taken` says so), or the file cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise unwritable(path, error) from error
+    with file:
+        while not lock(file.fileno()):
+            if not wait():
+                raise UserError(taken)
+        yield
+
+
+def lock(handle: int) -> bool:
+    """Lock what a descriptor has open, until it is closed; false where another process did."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def read_text(path: Path, missing: str = "") -> str:
+    """The text of a file.
+
+    Raises:
+        UserError: it cannot be read, is not UTF-8, or is not there; `missing` says what to do then.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
+    except OSError as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise UserError(f"{path}: not found. {missing}") from error
+        raise unreadable(path, error) from error
+
+
+def read_document(
+    path: Path, parse: Callable[[str], Any] | None = None, missing: str = ""
+) -> dict[str, Any]:
+    """The keys and values in a file, of YAML unless `parse` reads it, which raises ValueError.
+
+    Raises:
+        UserError: as `read_text` does; or it is something else than keys and values.
+    """
+    text = read_text(path, missing)
+    try:
+        document = (parse or parse_yaml)(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}.") from error
+    if not isinstance(document, dict | None):
+        kind = type(document).__name__
+        raise UserError(f"{path}: expected keys and values at the top, found a {kind}.")
+    return document or {}
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to tell the user when a file cannot be read."""
+    return UserError(f"{path}: cannot be read ({error.strerror}).")
 
 
 def parse_yaml(text: str) -> Any:

@@ -289,11 +289,16 @@ def referred(value: Any, folder: Path) -> Any:
         return None
 
 
-def _read_prompty(folder: Path, file: str, text: str) -> Flow:
+def front_matter(text: str) -> dict[str, Any]:
+    """The block at the head of a prompty; raises ValueError where there is none, or it is none."""
     parts = _PROMPTY.match(text)
     if parts is None:
         raise ValueError("a prompty starts with a block between two lines of ---")
-    document = _keys_and_values(parse_yaml(parts[1]), "the block between the lines of ---")
+    return _keys_and_values(parse_yaml(parts[1]), "the block between the lines of ---")
+
+
+def _read_prompty(folder: Path, file: str, text: str) -> Flow:
+    document = front_matter(text)
     inputs = _keys_and_values(document.get("inputs"), "inputs")
     if not inputs:  # prompt flow then takes them from the sample
         sample = referred(document.get("sample"), folder)

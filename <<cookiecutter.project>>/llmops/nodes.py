@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops import flows
+from llmops import code, flows
+from llmops.code import Function
 from llmops.data import REFERENCE, Table, complete_mappings, resolve
 from llmops.flows import Flow
 
@@ -30,7 +31,6 @@ _HINTS = {"int": "int", "float": "double", "bool": "bool", "list": "list", "str"
 _REFERENCE = re.compile(r"\$\{(.+)\}", re.DOTALL)
 
 Node = Mapping[str, Any]
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
@@ -336,14 +336,10 @@ def _tool(name: str, functions: list[Function], hints: Mapping[str, str]) -> Too
     parameters: dict[str, Parameter] = {}
     more = False
     for function in functions:
-        given = function.args
-        places = [*given.posonlyargs, *given.args]
-        missing = [None] * (len(places) - len(given.defaults))
-        defaults: list[ast.expr | None] = [*missing, *given.defaults, *given.kw_defaults]
-        for argument, default in zip([*places, *given.kwonlyargs], defaults, strict=True):
-            if argument.arg != "self" or argument is not places[0]:
+        for at, (argument, default) in enumerate(code.arguments(function)):
+            if argument.arg != "self" or at:
                 parameters[argument.arg] = _parameter(argument.annotation, default, hints)
-        more = more or given.kwarg is not None
+        more = more or function.args.kwarg is not None
     return Tool(name, parameters, more)
 
 

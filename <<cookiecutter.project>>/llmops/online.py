@@ -22,7 +22,7 @@ from llmops import deployment
 from llmops.config import Experiment
 from llmops.data import Table
 from llmops.errors import UserError
-from llmops.files import slug, write_atomically
+from llmops.files import slug, unreadable, write_atomically
 from llmops.metrics import percentile
 from llmops.online_figures import Traffic, wilson
 from llmops.runs import STORE
@@ -219,7 +219,7 @@ def _parts(path: Path, stack: ExitStack) -> list[IO[bytes]]:
             if number:
                 break
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+            raise unreadable(path, error) from error
         else:
             found.setdefault(os.fstat(file.fileno()).st_ino, file)
     return list(reversed(found.values()))

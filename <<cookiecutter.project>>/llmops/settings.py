@@ -13,6 +13,7 @@ from llmops.errors import UserError
 
 Target = Literal["local", "azure", "azure-pipeline"]
 TARGETS = get_args(Target)
+FLAGS = ("0", "1", "false", "true")
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,16 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
     """
     given = {name: value.strip() for name, value in environment.items() if value.strip()}
     concurrency = given.get("CONCURRENCY")
-    flags = ("0", "1", "false", "true")
     return Settings(
         env=given.get("ENV", default_env),
         target=cast(Target, _choice(given, "TARGET", TARGETS, "local")),
         variants=tuple(words(given["VARIANTS"])) if "VARIANTS" in given else (),
         concurrency=_rows_at_once(concurrency) if concurrency else None,
-        fresh=_choice(given, "FRESH", flags, "0") in ("1", "true"),
+        fresh=_flag(given, "FRESH"),
         llm=given.get("LLM"),
         inputs=given.get("INPUTS", ""),
         kind=given.get("KIND"),
-        plan=_choice(given, "PLAN", flags, "0") in ("1", "true"),
+        plan=_flag(given, "PLAN"),
         wait_s=_seconds(given.get("WAIT", "600")),
         force=given.get("FORCE", ""),
         log=given.get("LOG", ""),
@@ -96,32 +96,37 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         evaluator=given.get("EVALUATOR", ""),
         flow=given.get("FLOW", ""),
         data=given.get("DATA", ""),
-        yes=_choice(given, "YES", flags, "0") in ("1", "true"),
+        yes=_flag(given, "YES"),
         tag=given.get("TAG", ""),
-        context_only=_choice(given, "CONTEXT_ONLY", flags, "0") in ("1", "true"),
+        context_only=_flag(given, "CONTEXT_ONLY"),
         port=_port(given["PORT"]) if "PORT" in given else None,
-        status=_choice(given, "STATUS", flags, "0") in ("1", "true"),
-        down=_choice(given, "DOWN", flags, "0") in ("1", "true"),
+        status=_flag(given, "STATUS"),
+        down=_flag(given, "DOWN"),
     )
 
 
+def whole(text: str, digits: int) -> int | None:
+    """The number that a text of at most so many digits is; null where it is something else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= digits else None
+
+
 def _rows_at_once(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
-    if not 1 <= number <= MOST_AT_ONCE:
+    number = whole(text, 8)
+    if number is None or not 1 <= number <= MOST_AT_ONCE:
         raise UserError(f"CONCURRENCY: '{text}' (expected a number from 1 to {MOST_AT_ONCE}).")
     return number
 
 
 def _rows(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
-    if number < 1:
+    number = whole(text, 9)
+    if not number:
         raise UserError(f"SAMPLE: '{text}' (expected a number of rows, 1 or more).")
     return number
 
 
 def _port(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 6 else -1
-    if not 0 <= number < 65536:
+    number = whole(text, 5)
+    if number is None or number > 65535:
         raise UserError(f"PORT: '{text}' (expected a number up to 65535; 0: any that is free).")
     return number
 
@@ -143,9 +148,14 @@ def _period(text: str) -> Period:
 
 
 def _seconds(text: str) -> float:
-    if not (text.isascii() and text.isdecimal() and len(text) < 6):
+    number = whole(text, 5)
+    if number is None:
         raise UserError(f"WAIT: '{text}' (expected a number of seconds).")
-    return float(text)
+    return float(number)
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    return _choice(given, name, FLAGS, "0") in ("1", "true")
 
 
 def _choice(given: Mapping[str, str], name: str, choices: tuple[str, ...], default: str) -> str:

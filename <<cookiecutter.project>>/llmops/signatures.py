@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmops import code
+
 DEEPEST = 8
 """So many imports, base classes or other names are followed."""
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Definition = code.Function | ast.ClassDef
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,12 @@ def _of_class(found: _Found) -> Signature:
     return Signature(*inputs, fields, not known)
 
 
-def _method(found: _Found, name: str, deep: int = DEEPEST) -> tuple[ast.FunctionDef | None, bool]:
+def _method(found: _Found, name: str, deep: int = DEEPEST) -> tuple[code.Function | None, bool]:
     """A class's method or that of a base, and whether all that it could come from is known."""
     node, known = found.node, True
     for part in node.body:
-        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) and part.name == name:
-            return part, True  # type: ignore[return-value]
+        if isinstance(part, code.Function) and part.name == name:
+            return part, True
     for base in node.bases if isinstance(node, ast.ClassDef) else ():
         if isinstance(base, ast.Name) and base.id in ("object", "ABC", "Protocol"):
             continue
@@ -188,11 +190,7 @@ def _fields(node: Definition) -> dict[str, bool]:
     }
 
 
-def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[dict[str, bool], bool]:
+def _arguments(function: code.Function) -> tuple[dict[str, bool], bool]:
     """The arguments of a function or method: which are required, and whether it takes others."""
-    arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
-    optional = set(arguments[len(arguments) - len(node.args.defaults) :])
-    pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    keyword = {argument.arg: default is None for argument, default in pairs}
-    positional = {a: a not in optional for a in arguments if a not in ("self", "cls")}
-    return positional | keyword, node.args.kwarg is not None
+    required = {name: given.required for name, given in code.parameters(function).items()}
+    return required, function.args.kwarg is not None

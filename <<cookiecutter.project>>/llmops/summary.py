@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from llmops.errors import UserError
-from llmops.files import write_atomically
+from llmops.files import unreadable, write_atomically
 
 SUMMARY = Path("reports/summary.json")
 
@@ -275,6 +275,6 @@ def read(kind: type[Document], path: Path, task: str, what: str = "of this versi
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found. Run `make {task}` first.") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     except ValueError as error:
         raise UserError(f"{path}: not {what}. Run `make {task}` again.") from error

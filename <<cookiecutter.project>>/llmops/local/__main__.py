@@ -7,24 +7,20 @@ SIGTERM or `make deploy KIND=local DOWN=1`: then what is under way is finished f
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
-
+from llmops import asgi
 from llmops.errors import OK, USER_ERROR, UserError
-from llmops.files import unwritable
+from llmops.files import locked
 from llmops.local import control, machine, processes, state
 from llmops.local.endpoint import Endpoint
 from llmops.local.router import Router
 from llmops.local.state import State
-from llmops.local.wire import MAX_BODY_BYTES
+from llmops.serving.bodies import MAX_BODY_BYTES
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOCK = ".router.lock"
@@ -38,7 +34,7 @@ def main() -> int:
         kept = state.read(place)
         if kept is None:
             raise UserError(f"{place}/state.json: not found. Run `make deploy KIND=local` first.")
-        with _only_one(place):
+        with locked(place / LOCK, f"{place}: its router runs already."):
             _tidy(place)
             with machine.listening(kept.port) as port:
                 asyncio.run(_serve(place, kept, port))
@@ -48,15 +44,6 @@ def main() -> int:
     return OK
 
 
-class _Server(uvicorn.Server):
-    """uvicorn would end the process by the signal itself; here it ends with 0."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `_serve`."""
-        yield
-
-
 async def _serve(place: Path, kept: State, port: socket.socket) -> None:
     def stop() -> None:
         server.config.timeout_graceful_shutdown = int(endpoint.longest_s)
@@ -64,7 +51,8 @@ async def _serve(place: Path, kept: State, port: socket.socket) -> None:
         server.should_exit = True
 
     endpoint = Endpoint(place, kept, stop)
-    server = _Server(_config(endpoint))
+    router = Router(endpoint, int(os.environ.get("MAX_BODY_BYTES") or MAX_BODY_BYTES))
+    server = asgi.server(asgi.config(router, keep_alive_s=75))
     for number in SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, stop)
     endpoint.open()
@@ -77,38 +65,11 @@ async def _serve(place: Path, kept: State, port: socket.socket) -> None:
         await endpoint.close()
 
 
-def _config(endpoint: Endpoint) -> uvicorn.Config:
-    return uvicorn.Config(
-        Router(endpoint, int(os.environ.get("MAX_BODY_BYTES") or MAX_BODY_BYTES)),
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=75,
-    )
-
-
 def _tidy(place: Path) -> None:
     """End the servers of a router that was killed, and remove their sockets."""
     processes.end(processes.alive(place), ORPHANS_S)
     for socket_file in place.glob("d*.sock"):
         socket_file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_one(place: Path) -> Iterator[None]:
-    try:
-        lock = (place / LOCK).open("w")
-    except OSError as error:
-        raise unwritable(place / LOCK, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{place}: its router runs already.") from error
-        yield
 
 
 if __name__ == "__main__":

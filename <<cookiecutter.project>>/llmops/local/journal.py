@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from llmops.lines import appending, stamped
 
 MOST_BYTES = 64 * 2**20
 OLDER = 3
@@ -24,14 +24,11 @@ class Journal:
 
     def add(self, **values: Any) -> None:
         """Append a line, with the time first."""
-        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"time": time, **values}, ensure_ascii=False).encode(
-            errors="backslashreplace"
-        )
+        line = stamped(values)
         try:
             if self._file < 0 or self._size > self._most:
                 self._open()
-            self._size += os.write(self._file, line + b"\n")
+            self._size += os.write(self._file, line)
         except OSError:
             self.lost += 1
 
@@ -47,8 +44,7 @@ class Journal:
             for number in range(OLDER, 0, -1):
                 with suppress(FileNotFoundError):
                     self._part(number - 1).replace(self._part(number))
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._file = os.open(self._path, flags, 0o600)
+        self._file = appending(self._path)
         self._size = os.fstat(self._file).st_size
 
     def _part(self, number: int) -> Path:

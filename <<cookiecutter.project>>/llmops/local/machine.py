@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import subprocess
@@ -14,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmops import asgi
 from llmops.errors import UserError
-from llmops.files import unwritable
+from llmops.files import locked, unwritable
+from llmops.lines import appending
 from llmops.local import control, logs, processes, state
 from llmops.local.control import Json, NotRunning
 from llmops.local.state import Kept, State
@@ -24,7 +25,6 @@ from llmops.rollout import READY, Deployment, Found
 STARTS_S = 30.0
 END_S = 100.0
 KILL_S = 5.0
-BACKLOG = 2048
 POLL_S = 0.1
 NOT_RUNNING = "not running"
 
@@ -173,17 +173,14 @@ class Machine:
 @contextmanager
 def listening(port: int) -> Iterator[socket.socket]:
     """A socket on 127.0.0.1 that takes connections; raises UserError where the port is taken."""
-    # With the protocol named asyncio sets TCP_NODELAY; without it each answer comes 40 ms late.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            made.bind(("127.0.0.1", port))
-            made.listen(BACKLOG)
-        except OSError as error:
-            raise UserError(
-                f"PORT: {port}: another program listens there, or it is not allowed "
-                f"({error.strerror}). End that program, or name another port: PORT={port + 1}."
-            ) from error
+    try:
+        made = asgi.listening(asgi.LOOPBACK, port)
+    except OSError as error:
+        raise UserError(
+            f"PORT: {port}: another program listens there, or it is not allowed "
+            f"({error.strerror}). End that program, or name another port: PORT={port + 1}."
+        ) from error
+    with made:
         yield made
 
 
@@ -195,34 +192,30 @@ def only_one(name: str, wait_s: float) -> Iterator[None]:
         UserError: the other one does not end.
     """
     path = state.folder(name).with_name(f".{name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise unwritable(path, error) from error
     end, told = time.monotonic() + wait_s, False
-    with lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise UserError(
-                        f"endpoint '{name}': somebody else is changing it, for more than "
-                        f"{wait_s:g} s. Run again later (WAIT sets the seconds)."
-                    ) from None
-            if not told:
-                print("Another task is changing the endpoint; waiting ...", flush=True)
-            told = True
-            time.sleep(POLL_S)
+
+    def wait() -> bool:
+        nonlocal told
+        if time.monotonic() > end:
+            return False
+        if not told:
+            print("Another task is changing the endpoint; waiting ...", flush=True)
+        told = True
+        time.sleep(POLL_S)
+        return True
+
+    taken = (
+        f"endpoint '{name}': somebody else is changing it, for more than {wait_s:g} s. "
+        "Run again later (WAIT sets the seconds)."
+    )
+    with locked(path, taken, wait):
         yield
 
 
 @contextmanager
 def _log(path: Path) -> Iterator[Any]:
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        handle = appending(path)
     except OSError as error:
         raise unwritable(path, error) from error
     with os.fdopen(handle, "ab") as file:

@@ -26,8 +26,9 @@ from llmops.local.endpoint import Endpoint
 from llmops.local.journal import Journal
 from llmops.local.routing import HEADER, drawn, pick
 from llmops.local.servers import Server
-from llmops.local.wire import Asked, Gone, NotBegun, Refusal, Reply
+from llmops.local.wire import Asked, Gone, NotBegun, Reply
 from llmops.serving import feedback
+from llmops.serving.bodies import JSON, MAX_BODY_BYTES, Problem, dump
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -37,13 +38,12 @@ MOST_MIRRORED = 64
 GONE = 499
 """The status in the log where the client went away before its answer."""
 SCORE = "/score"
-JSON = "application/json"
 
 
 class Router:
     """The ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, most_bytes: int = wire.MAX_BODY_BYTES) -> None:
+    def __init__(self, endpoint: Endpoint, most_bytes: int = MAX_BODY_BYTES) -> None:
         self._endpoint, self._most = endpoint, most_bytes
         self._journal = Journal(endpoint.place / "requests.jsonl")
         self._said = feedback.Feedback(endpoint.place)
@@ -71,8 +71,8 @@ class Router:
             with wire.watched(asked, receive):
                 reply = await self._reply(asked)
                 await wire.answer(asked, reply, send)
-        except Refusal as refusal:
-            reply = _refused(asked, refusal)
+        except Problem as problem:
+            reply = _refused(asked, problem)
             await wire.answer(asked, reply, send)
         return reply.status
 
@@ -106,16 +106,16 @@ class Router:
         if name not in there:
             known = ", ".join(there) or "none"
             message = f"{HEADER}: there is no deployment '{name}' (expected one of {known})."
-            raise Refusal(404, "not_found", message)
+            raise Problem(404, "not_found", message)
         with suppress(NotBegun):
             return await wire.through(there[name], asked)
-        raise Refusal(503, "unavailable", f"Deployment '{name}' is {there[name].status}.")
+        raise Problem(503, "unavailable", f"Deployment '{name}' is {there[name].status}.")
 
     def _chosen(self, asked: Asked, tried: set[str]) -> Server:
         traffic, able = self._endpoint.state.traffic, self._endpoint.able - tried
         name = pick(traffic, able, self._sticky(asked))
         if name is None:
-            raise Refusal(503, "unavailable", "No deployment that takes traffic is up just now.")
+            raise Problem(503, "unavailable", "No deployment that takes traffic is up just now.")
         return self._endpoint.servers[name]
 
     def _sticky(self, asked: Asked) -> str | None:
@@ -146,8 +146,8 @@ class Router:
             if not isinstance(reply.body, bytes):
                 async for _ in reply.body:
                     pass
-        except Refusal as refusal:
-            status = refusal.status
+        except Problem as problem:
+            status = problem.status
         except NotBegun:
             pass
         finally:
@@ -155,14 +155,14 @@ class Router:
 
     def _feedback(self, asked: Asked) -> Reply:
         if not (asked.header("content-type") or JSON).startswith(JSON):  # a page of another site
-            raise Refusal(415, "unsupported_media_type", f"Expected {JSON}.")
+            raise Problem(415, "unsupported_media_type", f"Expected {JSON}.")
         given = _parsed(asked.body)
         if wrong := feedback.problems(given):
-            raise Refusal(400, "invalid_inputs", "; ".join(wrong))
+            raise Problem(400, "invalid_inputs", "; ".join(wrong))
         try:
             self._said.add(given)
         except OSError as error:
-            raise Refusal(500, "not_kept", f"{self._said.path}: {error.strerror}") from error
+            raise Problem(500, "not_kept", f"{self._said.path}: {error.strerror}") from error
         return _json(asked, {"status": "Feedback received."})
 
     def _note(self, asked: Asked, status: int, mirrored: bool = False) -> None:
@@ -185,9 +185,9 @@ def _json(asked: Asked, content: Any, status: int = 200) -> Reply:
     return _own(asked, status, json.dumps(content).encode())
 
 
-def _refused(asked: Asked, refusal: Refusal) -> Reply:
-    reply = _own(asked, refusal.status, wire.error_body(refusal))
-    if refusal.status == 503:
+def _refused(asked: Asked, problem: Problem) -> Reply:
+    reply = _own(asked, problem.status, dump(problem.body))
+    if problem.status == 503:
         reply.headers.append((b"retry-after", b"1"))
     return reply
 

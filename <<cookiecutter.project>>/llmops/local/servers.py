@@ -15,6 +15,7 @@ from typing import Literal
 import aiohttp
 
 from llmops.errors import UserError
+from llmops.lines import appending
 from llmops.local.logs import LIBRARY, bundle, flow_folder, last_lines, log_path, shorten
 from llmops.local.processes import kill_group
 from llmops.local.state import Kept
@@ -109,7 +110,7 @@ class Server:
         path = log_path(self._place, self.kept.name)
         shorten(path)
         command = (sys.executable, "-m", "llmops.serving", str(bundle(self._place, self.kept.name)))
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        log = appending(path)
         try:
             self.process = await asyncio.create_subprocess_exec(
                 *(*command, "--uds", str(socket), "--name", self.kept.name),

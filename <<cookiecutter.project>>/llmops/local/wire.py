@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -15,16 +14,12 @@ from yarl import URL
 
 from llmops.local.routing import HEADER
 from llmops.local.servers import Server
+from llmops.serving.bodies import EVENTS, Problem, dump, joined
 from llmops.serving.log import request_id
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-MAX_BODY_BYTES = 2**20
-DISCARDED = 64 * 2**20
-"""Of a body that is too large so much is read, so that its client reads the answer."""
-BODY_S = 30.0
-EVENTS = "text/event-stream"
 ONE_HOP = {
     *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
     *(b"trailer", b"transfer-encoding", b"upgrade", b"content-length"),
@@ -33,14 +28,6 @@ NOT_ASKED_ON = ONE_HOP | {b"host", b"expect", b"x-request-id", HEADER.encode()}
 NOT_ANSWERED_ON = ONE_HOP | {b"date", b"server"}
 
 Headers = list[tuple[bytes, bytes]]
-
-
-class Refusal(Exception):  # noqa: N818  # an answer, not a mistake of the router's
-    """An answer of the router's own."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
 
 
 class NotBegun(Exception):  # noqa: N818  # a state of the world
@@ -91,7 +78,7 @@ async def through(server: Server, asked: Asked) -> Reply:
 
     Raises:
         NotBegun: it knows nothing of the request.
-        Refusal: it did not answer.
+        Problem: it did not answer.
     """
     name = asked.deployment = server.kept.name
     if not server.able or server.session is None or server.session.closed:
@@ -120,13 +107,13 @@ async def through(server: Server, asked: Asked) -> Reply:
         raise _lost(server, error) from error
 
 
-def _lost(server: Server, error: Exception) -> Refusal:
+def _lost(server: Server, error: Exception) -> Problem:
     server.errors += 1
     name = server.kept.name
     if isinstance(error, TimeoutError):
-        return Refusal(504, "timeout", f"Deployment '{name}' did not answer in time.")
+        return Problem(504, "timeout", f"Deployment '{name}' did not answer in time.")
     message = f"Deployment '{name}' ended before it answered. The flow may have run."
-    return Refusal(503, "deployment_lost", message)
+    return Problem(503, "deployment_lost", message)
 
 
 async def _pieces(server: Server, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -135,8 +122,8 @@ async def _pieces(server: Server, answer: aiohttp.ClientResponse) -> AsyncIterat
         async for piece in answer.content.iter_any():
             yield piece
     except (aiohttp.ClientError, OSError) as error:
-        refusal = _lost(server, error)
-        yield b"event: error\ndata: " + error_body(refusal) + b"\n\n"
+        problem = _lost(server, error)
+        yield b"event: error\ndata: " + dump(problem.body) + b"\n\n"
     finally:
         answer.close()
 
@@ -155,25 +142,18 @@ def read(scope: Scope) -> Asked:
 
 
 async def body_of(receive: Receive, most: int) -> bytes:
-    """The whole body; raises Refusal, and Gone where the client does not wait."""
+    """The whole body; raises Problem, and Gone where the client does not wait."""
     message = await _received(receive)
     if not message.get("more_body") and len(message["body"]) <= most:
         return bytes(message["body"])
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            while True:
-                size += len(message["body"])
-                if size <= most:
-                    body += message["body"]
-                if not message.get("more_body") or size > DISCARDED:
-                    break
-                message = await _received(receive)
-    except TimeoutError:
-        raise Refusal(408, "too_slow", f"The body took more than {BODY_S:g} s.") from None
-    if size > most:
-        raise Refusal(413, "too_large", f"The body is larger than {most:,} bytes.")
-    return bytes(body)
+    return await joined(_chunks(message, receive), most)
+
+
+async def _chunks(message: Any, receive: Receive) -> AsyncIterator[bytes]:
+    yield message["body"]
+    while message.get("more_body"):
+        message = await _received(receive)
+        yield message["body"]
 
 
 async def _received(receive: Receive) -> Any:
@@ -217,8 +197,3 @@ async def answer(asked: Asked, reply: Reply, send: Send) -> None:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     asked.over = True
     await send({"type": "http.response.body", "body": b""})
-
-
-def error_body(refusal: Refusal) -> bytes:
-    """What a client reads of it, in the form in which servers tell their errors."""
-    return json.dumps({"error": {"code": refusal.code, "message": str(refusal)}}).encode()

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from llmops import code
 from llmops.connections import AZURE_OPENAI, OPENAI
-from llmops.onboarding import code
 from llmops.onboarding.interface import Interface, entry, initial
 from llmops.onboarding.source import yaml_files
 

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from llmops.onboarding import code
+from llmops import code
 
 CUSTOM = "CustomConnection"
 # What every connection has.

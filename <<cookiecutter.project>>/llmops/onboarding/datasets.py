@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import UserError
+from llmops.files import unreadable
 from llmops.onboarding.images import BLANK
 from llmops.onboarding.interface import Input, Interface
 from llmops.onboarding.mappings import candidates, meets
@@ -137,7 +138,7 @@ def read(path: Path, inputs: Mapping[str, Input]) -> list[Row]:
             raise UserError(f"{path}: larger than {LARGEST >> 20} MB. Take a part of it.")
         rows = reader(_text(path), inputs)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{path}: {error}.") from error
     if not rows:

@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llmops import code
 from llmops.connections import AZURE_API_VERSION, AZURE_OPENAI, OPENAI
 from llmops.flows import Flow
-from llmops.onboarding import code
 from llmops.onboarding.interface import block, front_matter
 from llmops.onboarding.source import walk
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmops.files import parse_yaml
+from llmops import code, flows
 from llmops.flows import Flow
-from llmops.onboarding import code
 
 ANSWER = "output"
 """prompt flow's name for what a function returns that returns no dict."""
-FRONT_MATTER = re.compile(r"\s*-{3,}\s*\n(.*?)\n-{3,}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -77,11 +73,9 @@ def block(value: Any) -> dict[str, Any]:
 def front_matter(path: Path) -> dict[str, Any]:
     """The block at the head of a prompty file; empty where it cannot be read."""
     try:
-        found = FRONT_MATTER.match(path.read_text(encoding="utf-8-sig"))
-        document = parse_yaml(found[1]) if found else {}
+        return flows.front_matter(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         return {}
-    return block(document)
 
 
 def includes(flow: Flow) -> list[Path]:
@@ -161,11 +155,7 @@ def _defaults(given: Any) -> dict[str, Any]:
 def resolved(value: Any, folder: Path) -> dict[str, Any]:
     """The object itself, or that in the JSON file it names (`x.json`, `@x.json`, `${file:…}`)."""
     if isinstance(value, str):
-        name = re.sub(r"^@|^\$\{file:|\}$", "", value.strip())
-        try:
-            value = json.loads((folder / name).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError):
-            return {}
+        value = flows.referred(value.strip().removeprefix("@"), folder)
     return block(value)
 
 

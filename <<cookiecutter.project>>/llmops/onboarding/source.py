@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops import flows
+from llmops import code, flows
 from llmops.errors import UserError
 from llmops.files import parse_yaml, slug
 from llmops.flows import Flow
-from llmops.onboarding import code
 from llmops.onboarding.copying import collect
 from llmops.onboarding.interface import entry, includes
 from llmops.onboarding.proposal import Copied, Left

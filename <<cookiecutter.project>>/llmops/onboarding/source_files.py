@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmops.errors import UserError
-from llmops.files import parse_yaml
+from llmops.files import parse_yaml, read_document, read_text
 from llmops.onboarding.proposal import Document
 
 SUFFIXES = (".json", ".yaml", ".yml")
@@ -29,15 +29,7 @@ def read(path: Path) -> Document:
     Raises:
         UserError: the file cannot be read, or is something else.
     """
-    text = read_text(path)
-    try:
-        found = _parse_json(text) if path.suffix == ".json" else parse_yaml(text)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}.") from None
-    if not isinstance(found, dict | None):
-        kind = type(found).__name__
-        raise UserError(f"{path}: expected keys and values at the top, found a {kind}.")
-    return found or {}
+    return read_document(path, _parse_json if path.suffix == ".json" else parse_yaml)
 
 
 def read_commented(path: Path) -> Document:
@@ -58,16 +50,6 @@ def read_commented(path: Path) -> Document:
     yaml.Constructor = Texts
     document = yaml.load(read_text(path))
     return document if isinstance(document, dict) else plain
-
-
-def read_text(path: Path) -> str:
-    """The text of a file; raises UserError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
 def block(document: Document, key: str, path: Path) -> Document:

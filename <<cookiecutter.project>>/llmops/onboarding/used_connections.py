@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmops import code
 from llmops.connections import AZURE_API_VERSION, AZURE_OPENAI, OPENAI, variable
 from llmops.flows import Flow
-from llmops.onboarding import arguments, code, code_hints, environment, package_tools
+from llmops.onboarding import arguments, code_hints, environment, package_tools
 from llmops.onboarding.datasets import run_files
 from llmops.onboarding.interface import (
     Interface,

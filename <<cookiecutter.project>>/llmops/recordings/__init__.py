@@ -31,6 +31,7 @@ from typing import IO, Any, Literal, Self
 from urllib.parse import quote
 
 from llmops.errors import UserError
+from llmops.files import unreadable
 
 Json = dict[str, Any]
 Mode = Literal["replay", "record"]
@@ -178,7 +179,7 @@ def digest(folder: Path) -> str:
             with file.open("rb") as lines:
                 hashes += (hashlib.sha256(line.strip()).digest() for line in lines if line.strip())
         except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror}).") from error
+            raise unreadable(file, error) from error
     return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
+from llmops import asgi
 from llmops.errors import OK, USER_ERROR, UserError
-from llmops.files import end_last_line, write_atomically
+from llmops.files import end_last_line, lock, write_atomically
 from llmops.recordings import Json, Store, Target, relevant
 from llmops.recordings.bodies import dump, join_stream, split_stream, with_encoding
 from llmops.recordings.calls import Call, RequestError, parse_call
@@ -153,13 +153,13 @@ class Journal:
         self._replaced = False
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(store.folder)
+            self._lock = os.open(store.folder, os.O_RDONLY)
+            if not lock(self._lock):
+                raise UserError(
+                    f"{store.folder}: another `make record` writes here. Wait until it has ended."
+                )
             end_last_line(self.path)
             self._file = self.path.open("ab", buffering=0)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{store.folder}: another `make record` writes here. Wait until it has ended."
-            ) from error
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}). Make the folder writable."
@@ -200,14 +200,6 @@ class Journal:
         os.close(self._lock)
 
 
-def _lock(folder: Path) -> int:
-    import fcntl
-
-    handle = os.open(folder, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return handle
-
-
 def application(answer: Answer) -> ASGIApp:
     """The web application: requests to calls, replies and refusals to responses."""
     from starlette.requests import ClientDisconnect, Request
@@ -237,18 +229,8 @@ def _serve(app: ASGIApp) -> None:
     """Listen, print the port, and serve until stdin closes or SIGTERM comes."""
     import uvicorn
 
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            # Longer than the pools of the SDKs keep a connection, so that they close it, not we.
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=2,
-        )
-    )
+    # Longer than the pools of the SDKs keep a connection, so that they close it, not we.
+    server = uvicorn.Server(asgi.config(app, keep_alive_s=60, drain_s=2, log_level=None))
 
     def stop(*_: object) -> None:
         server.should_exit = True
@@ -261,10 +243,7 @@ def _serve(app: ASGIApp) -> None:
     # uvicorn raises the signal again when it has stopped; then this handler makes the exit code 0.
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    # With the protocol named asyncio sets TCP_NODELAY; without it each answer comes 40 ms late.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(2048)
+    listening = asgi.listening(asgi.LOOPBACK, 0)
     print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
     threading.Thread(target=stop_with_parent, daemon=True).start()
     server.run(sockets=[listening])

@@ -31,22 +31,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmops.serving import feedback as said
 from llmops.serving import pages
+from llmops.serving.bodies import EVENTS, JSON, MAX_BODY_BYTES, Problem, dump
 from llmops.serving.bundle import Bundle
 from llmops.serving.feedback import Feedback
 from llmops.serving.log import Journal, Record, Traces, request_id
-from llmops.serving.messages import (
-    EVENTS,
-    JSON,
-    MAX_BODY_BYTES,
-    WHOLE,
-    Problem,
-    accepted_types,
-    dump,
-    parse,
-    read_body,
-    read_inputs,
-    reply,
-)
+from llmops.serving.messages import WHOLE, accepted_types, parse, read_body, read_inputs, reply
 from llmops.serving.pool import Answer, NotReadyError, Pool
 from llmops.serving.signature import Signature
 

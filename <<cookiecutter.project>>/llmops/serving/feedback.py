@@ -8,14 +8,13 @@ more is better.
 
 from __future__ import annotations
 
-import datetime
-import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
 from llmops.files import end_last_line
+from llmops.lines import appending, stamped
 from llmops.serving.log import REQUEST_ID
 
 FILE = "feedback.jsonl"
@@ -35,10 +34,8 @@ class Feedback:
         if self._opened is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             end_last_line(self.path)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            self._opened = os.open(self.path, flags, 0o600)
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        os.write(self._opened, json.dumps({"time": now, **said}).encode() + b"\n")
+            self._opened = appending(self.path)
+        os.write(self._opened, stamped(said))
 
 
 def problems(said: Any) -> list[str]:

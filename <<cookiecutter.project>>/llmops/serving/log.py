@@ -7,7 +7,6 @@ never.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import re
@@ -16,6 +15,8 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
+
+from llmops.lines import moment
 
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 TRACED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -55,9 +56,8 @@ class Journal:
 
     def write(self, record: Record) -> None:
         """One line for one request; a full disk does not stop the server."""
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {
-            "time": now,
+            "time": moment(),
             "request_id": record.request_id,
             "deployment": self._deployment,
             "method": record.method,

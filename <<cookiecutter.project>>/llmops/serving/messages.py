@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -10,43 +9,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llmops.serving import signature
+from llmops.serving.bodies import EVENTS, JSON, Problem, dump, joined
 from llmops.serving.signature import Signature
 
-MAX_BODY_BYTES = 1024 * 1024
-DISCARDED = 64 * 1024 * 1024
-"""Of a body that is too large so much is read, so that the client reads the answer."""
-BODY_S = 30.0
-JSON = "application/json"
-EVENTS = "text/event-stream"
 WHOLE = {JSON, "application/*", "*/*"}
 """What a client may accept to get an answer in one piece."""
-
-
-class Problem(Exception):  # noqa: N818  # an answer, not a mistake of the server's
-    """A request that gets an error: its status, code and message, and what else the body says."""
-
-    def __init__(
-        self, at: int, code: str, message: str, retry_after: float | None = None, **more: Any
-    ) -> None:
-        super().__init__(message)
-        self.status = at
-        self.body = {"error": {"code": code, "message": message, **more}}
-        seconds = f"{max(retry_after, 1):.0f}" if retry_after is not None else ""
-        self.headers = {"retry-after": seconds} if seconds else {}
 
 
 def reply(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON body."""
     return Response(dump(content), status, headers, JSON)
-
-
-def dump(content: Any) -> bytes:
-    """JSON as it must be: NaN and infinity, which it does not know, become null."""
-    try:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:  # half a surrogate pair too, which UTF-8 does not hold
-        plain = json.loads(json.dumps(content), parse_constant=lambda _: None)
-        return json.dumps(plain).encode()
 
 
 def accepted_types(request: Request) -> set[str]:
@@ -63,20 +35,7 @@ async def read_body(request: Request, most: int) -> bytes:
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if kind != JSON and not kind.endswith("+json"):
         raise Problem(415, "unsupported_media_type", f"content-type '{kind[:80]}', expected {JSON}")
-    body, size = bytearray(), 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= most:
-                    body += chunk
-                elif size > DISCARDED:
-                    break
-    except TimeoutError:
-        raise Problem(408, "too_slow", f"The body took more than {BODY_S:g} s.") from None
-    if size > most:
-        raise Problem(413, "too_large", f"The body is larger than {most:,} bytes.")
-    return bytes(body)
+    return await joined(request.stream(), most)
 
 
 def parse(body: bytes) -> Any:

@@ -11,6 +11,8 @@ from pathlib import Path
 from starlette.responses import Response
 
 FOLDER = Path(__file__).parent
+SHARED = ("<!-- page.html -->\n", "/* page.css */", "/* page.js */")
+"""Where a page takes in the parts that both have: their head, style and functions."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,9 @@ class Page:
 
 
 def _page(name: str) -> Page:
-    shared = {tag: (FOLDER / f"page.{tag}").read_text(encoding="utf-8") for tag in ("css", "js")}
     text = (FOLDER / name).read_text(encoding="utf-8")
-    text = text.replace("/* page.css */", shared["css"]).replace("/* page.js */", shared["js"])
+    for place in SHARED:
+        text = text.replace(place, (FOLDER / place.split()[1]).read_text(encoding="utf-8"))
     allowed = {
         kind: " ".join(map(_hash, re.findall(f"(?s)<{tag}>(.*?)</{tag}>", text)))
         for kind, tag in (("style-src", "style"), ("script-src", "script"))

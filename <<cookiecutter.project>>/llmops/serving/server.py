@@ -13,34 +13,37 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import uvicorn
-
-from llmops import answers, flows
+from llmops import answers, asgi, flows
 from llmops.answers import Answers
 from llmops.config import Experiment
 from llmops.connections import Connection
 from llmops.engine import Worker
 from llmops.errors import OK, UserError
-from llmops.serving import app, bundle, log, messages, openapi, signature
+from llmops.serving import app, bundle, log, openapi, signature
 from llmops.serving.app import Service
+from llmops.serving.bodies import MAX_BODY_BYTES
 from llmops.serving.bundle import Bundle
 from llmops.serving.feedback import FOLDER, Feedback
 from llmops.serving.log import Journal
 from llmops.serving.pool import Pool
+from llmops.settings import whole
 from llmops.work import job
+
+if TYPE_CHECKING:
+    import uvicorn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WORKER_LOG = "flow.log"
 LARGEST_LOG = 16 * 1024 * 1024
-BACKLOG = 2048
 
 
 @dataclass(frozen=True)
 class Place:
     """Where a server listens: a port of a host (0: any that is free), or a unix socket."""
 
-    host: str = "127.0.0.1"
+    host: str = asgi.LOOPBACK
     port: int = 8080
     uds: Path | None = None
 
@@ -54,7 +57,7 @@ class Options:
     content: bool = False
     workers: int = 1
     folder: Path = FOLDER
-    max_body: int = messages.MAX_BODY_BYTES
+    max_body: int = MAX_BODY_BYTES
 
 
 def options(environment: Mapping[str, str] = os.environ) -> Options:
@@ -73,7 +76,7 @@ def options(environment: Mapping[str, str] = os.environ) -> Options:
         content=given.get("LOG_CONTENT", "0") in ("1", "true"),
         workers=_number(given, "WORKERS", cores or 1),
         folder=Path(given.get("FEEDBACK_LOG", FOLDER)),
-        max_body=_number(given, "MAX_BODY_BYTES", messages.MAX_BODY_BYTES),
+        max_body=_number(given, "MAX_BODY_BYTES", MAX_BODY_BYTES),
     )
 
 
@@ -102,7 +105,8 @@ async def _serve(
     chosen: Options,
 ) -> int:
     service = _service(made, folder, name, source, chosen)
-    server = _server(service, made.timeout_s)
+    settings = asgi.config(app.build(service), keep_alive_s=60, drain_s=int(made.timeout_s) + 1)
+    server = asgi.server(settings)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
     _on_signal(service, server)
     print(json.dumps({"address": _address(listening)}), flush=True)
@@ -149,31 +153,6 @@ def _service(made: Bundle, folder: Path, name: str, source: Answers, chosen: Opt
     )
 
 
-class _Server(uvicorn.Server):
-    """uvicorn would end the process by the signal itself; here a drained server ends with 0."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `_on_signal`."""
-        yield
-
-
-def _server(service: Service, timeout_s: float) -> uvicorn.Server:
-    return _Server(
-        uvicorn.Config(
-            app.build(service),
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=60,
-            timeout_graceful_shutdown=int(timeout_s) + 1,
-        )
-    )
-
-
 def _on_signal(service: Service, server: uvicorn.Server) -> None:
     """The first signal drains, the second gives up what is under way."""
 
@@ -205,7 +184,7 @@ def _listening(place: Place) -> Iterator[socket.socket]:
         UserError: the address is taken, or not one of this machine.
     """
     try:
-        made = _unix(place.uds) if place.uds else _tcp(place)
+        made = _unix(place.uds) if place.uds else asgi.listening(place.host, place.port)
     except OSError as error:
         where = place.uds or f"{place.host}:{place.port}"
         raise UserError(
@@ -219,16 +198,6 @@ def _listening(place: Place) -> Iterator[socket.socket]:
             place.uds.unlink(missing_ok=True)
 
 
-def _tcp(place: Place) -> socket.socket:
-    # With the protocol named asyncio sets TCP_NODELAY; without it each answer comes 40 ms late.
-    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind((place.host, place.port))
-    made.listen(BACKLOG)
-    return made
-
-
 def _unix(path: Path) -> socket.socket:
     """A socket that nobody but this user may use."""
     path.unlink(missing_ok=True)
@@ -238,7 +207,7 @@ def _unix(path: Path) -> socket.socket:
         made.bind(str(path))
     finally:
         os.umask(before)
-    made.listen(BACKLOG)
+    made.listen(asgi.BACKLOG)
     return made
 
 
@@ -279,7 +248,7 @@ def _number(given: Mapping[str, str], name: str, otherwise: int) -> int:
     text = given.get(name)
     if text is None:
         return otherwise
-    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else 0
-    if number < 1:
+    number = whole(text, 11)
+    if not number:
         raise UserError(f"{name}: '{text}' (expected a number, 1 or more).")
     return number

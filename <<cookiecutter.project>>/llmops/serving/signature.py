@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops.files import parse_yaml
-from llmops.flows import Flow
+from llmops import code
+from llmops.flows import Flow, front_matter
 
 # prompt flow's names, JSON Schema's and Python's.
 _TYPES = {
@@ -140,7 +140,7 @@ def _said(flow: Flow) -> dict[str, Mapping[str, Any]]:
     document: Mapping[str, Any] = flow.definition
     if flow.kind == "prompty":
         text = flow.path.read_text(encoding="utf-8-sig")
-        document = parse_yaml(text.split("---", 2)[1]) or {}
+        document = front_matter(text)
     return {key: document.get(key) or {} for key in ("inputs", "outputs")}
 
 
@@ -164,20 +164,11 @@ def _hints(flow: Flow) -> dict[str, Value]:
         return {}
     source = flow.folder / f"{module.replace('.', '/')}.py"
     tree = ast.parse(source.read_text(encoding="utf-8-sig"))
-    node: Any = _named(tree.body, name)
-    if isinstance(node, ast.ClassDef):
-        node = _named(node.body, "__call__")
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return {}
-    plain = [*node.args.posonlyargs, *node.args.args]
-    defaults = [*[None] * (len(plain) - len(node.args.defaults)), *node.args.defaults]
-    pairs = [*zip(plain, defaults, strict=True)]
-    pairs += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-    return {p.arg: Value(_annotated(p.annotation), default=_literal(d)) for p, d in pairs}
-
-
-def _named(body: list[ast.stmt], name: str) -> ast.stmt | None:
-    return next((node for node in body if getattr(node, "name", None) == name), None)
+    function = code.called(tree, name)
+    return {
+        argument.arg: Value(_annotated(argument.annotation), default=_literal(default))
+        for argument, default in (code.arguments(function) if function else ())
+    }
 
 
 def _annotated(node: ast.expr | None) -> str:
@@ -192,6 +183,6 @@ def _annotated(node: ast.expr | None) -> str:
 def _literal(node: ast.expr | None) -> Any:
     """A default as JSON has it, if it is that simple."""
     try:
-        return json.loads(json.dumps(ast.literal_eval(node) if node is not None else None))
+        return json.loads(json.dumps(code.literal(node)))
     except (ValueError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What the importer reads of a flow's Python code, without running it."""
+"""What a flow's Python code says of itself, read without running it."""
 
 from __future__ import annotations
 
@@ -70,19 +70,21 @@ def called(tree: ast.Module, name: str) -> Function | None:
     return method(node, "__call__") if isinstance(node, ast.ClassDef) else node
 
 
-def parameters(function: Function) -> dict[str, Parameter]:
-    """The named parameters of a function without self."""
+def arguments(function: Function) -> Iterator[tuple[ast.arg, ast.expr | None]]:
+    """The named parameters of a function in their order, each with its default, null without."""
     plain = [*function.args.posonlyargs, *function.args.args]
     absent: list[ast.expr | None] = [None] * (len(plain) - len(function.args.defaults))
-    pairs = [
-        *zip(plain, [*absent, *function.args.defaults], strict=True),
-        *zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True),
-    ]
-    found = (
-        Parameter(arg.arg, _text(arg.annotation), default is None, literal(default))
-        for arg, default in pairs
-    )
-    return {p.name: p for p in found if p.name not in ("self", "cls")}
+    yield from zip(plain, [*absent, *function.args.defaults], strict=True)
+    yield from zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+
+
+def parameters(function: Function) -> dict[str, Parameter]:
+    """The named parameters of a function without self."""
+    return {
+        arg.arg: Parameter(arg.arg, _text(arg.annotation), default is None, literal(default))
+        for arg, default in arguments(function)
+        if arg.arg not in ("self", "cls")
+    }
 
 
 def literal(node: ast.expr | None) -> Any:
