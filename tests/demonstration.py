@@ -3,8 +3,9 @@
     python tests/demonstration.py            prints the page
     python tests/demonstration.py --picture  renders the comments as docs/verdict.png
 
-Nothing in it is written by hand but the changes: each is committed to a repository of its own, and
-`make compare BASE=main` says what it says, from recorded answers.
+Nothing in it is written by hand but the changes, and the section on judges: each change is
+committed to a repository of its own, and `make compare BASE=main` says what it says, from recorded
+answers.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def page(found: list[Pull]) -> str:
             f"## {number}. {pull.title}: exit code {pull.code}\n\n"
             f"```diff\n{pull.diff}\n```\n\n{quoted}"
         )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, JUDGES])
 
 
 INTRO = """# Three pull requests, three verdicts
@@ -92,6 +93,49 @@ request, as far as it is not folded.
 `python tests/demonstration.py` writes this page anew.
 
 ![The three comments](verdict.png)"""
+
+
+JUDGES = """## Judges
+
+Where an evaluator's score is a model's opinion, the verdict is as good as that opinion. An
+evaluator with a block `judge:` shows it: its flow also runs over rows that people scored, as one
+more run of the experiment (stored, replayed, recorded and counted like any other), and the report
+says how far both agree.
+
+```yaml
+evaluators:
+  - name: groundedness
+    flow: flows/groundedness
+    datasets: [...]
+    judge:
+      rubric: flows/groundedness/rubric.md        # what it goes by; the report shows it
+      labels: data/judge_labels.jsonl             # rows that people scored
+      mappings: {answer: "${data.answer}", passages: "${data.passages}"}
+      scores: {groundedness: "${data.people}"}    # output of the flow: column of people's score
+      min_agreement: 0.6                          # kappa; this is the default
+```
+
+- **Agreement** is Cohen's kappa: 1 where all rows are equal, 0 where they are as near as by chance.
+  Numbers are weighted by the square of their difference (5 for a 1 counts sixteen times as much as
+  5 for a 4); labels and true/false are the same or not. The scores of a column are of one kind.
+- **Beside it**: its 95 % interval (rows drawn as for any metric), the share of equal rows, for
+  numbers the bias (how much higher the judge scores on average), a table of people's scores by the
+  judge's, and the rows on which they differ with the judge's `reason`, where it gives one. A row
+  that the judge gave no score does not count for kappa; how many these are is told.
+- **Below `min_agreement`** the judge is flagged: in the report, `summary.md`, what is printed, and
+  at registration and approval. A gate check on its metrics (`min`, `max`, `max_drop`) is then
+  inconclusive, whatever the value: "the judge disagrees with people: kappa 0.31, wanted 0.60, on 18
+  labelled rows". A metric named like a score goes by that score, any other by the worst of the
+  judge's. `coverage` is judged as ever, and a metric without a value fails.
+- **Unsure** is a judge whose interval holds `min_agreement`: it says so and lets the gate decide;
+  more labelled rows may tell.
+- **No kappa** is there with fewer than two scored rows, and where people and judge gave every row
+  the same score: chance alone would agree as much. Such a judge is flagged too: nobody knows.
+- `make compare` measures the judge as it is now, not the base's. `make gate` takes the
+  `min_agreement` of now. With TARGET=azure and azure-pipeline the labelled rows are judged on the
+  machine of the task, by its own connections or recordings (the note on the answers says which).
+  Who changes the labels or the judge's flow before `make register` runs `make experiment` again.
+"""
 
 
 def picture(found: list[Pull]) -> None:

@@ -20,6 +20,7 @@ import test_compare
 from forks import Forks
 from llmops.recordings import Server
 from loopback_azure import LoopbackAzure
+from test_judge import BAD, labelled
 from test_register import variables
 from usecase import Outcome, UseCase, example, wait_until
 
@@ -387,6 +388,24 @@ def test_a_connection_that_the_workspace_lacks(
     outcome = forks.run("experiment", use, variables(azure, TARGET="azure"))
     outcome.refused("No row completed", "Connection 'other' is not in the workspace")
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("target", ["azure", "azure-pipeline"])
+def test_labelled_rows_are_judged_here(
+    azure: LoopbackAzure, use: UseCase, go: Run, target: str
+) -> None:
+    check = {"evaluator": "judge", "metric": "grounded", "min": 4}
+    use.configure(gate={"checks": [check]})
+    labelled(use, BAD)
+    as_dag(use)
+    outcome = go(TARGET=target)
+    assert outcome.code == 0 and outcome.summary, outcome.text
+    assert "the judge disagrees with people: kappa 0.29, wanted 0.60" in outcome.out
+    assert "gate: inconclusive" in outcome.out
+    assert "Labelled rows are judged here (live)." in outcome.summary["llm"]["note"]
+    assert not [run for run in azure.flow_runs if "labels" in run["name"]]
+    azure.forget()
+    assert go(TARGET=target).code == 0 and azure.log == [], "nor a second time"
 
 
 # --- TARGET=azure-pipeline: rows spread over machines

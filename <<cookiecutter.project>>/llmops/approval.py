@@ -58,6 +58,10 @@ def run_of(last: Summary) -> str:
     checks = [[c.check, c.variant, c.dataset, c.verdict] for c in last.gate.checks]
     where = [last.experiment, last.env, last.target, last.llm.mode]
     parts = [where, ran, scored, scores, last.gate.verdict, checks]
+    if last.judges:
+        parts.append(
+            [[j.evaluator, j.score, j.outputs, j.agreement, j.flagged] for j in last.judges]
+        )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -190,6 +194,7 @@ def _shown(last: Summary, environment: Mapping[str, str]) -> Iterator[str]:
     yield f"experiment: {last.experiment}, ENV {last.env}, run {run_of(last)[:SHORT]}"
     yield f"llm: {source(last).title} {source(last).text}"
     yield report.table(last)
+    yield from report.judged(last)
     yield from report.compared(last)
     yield from gate.lines(last.gate, last.gate.checks)
     since, commit = _since(last, environment)

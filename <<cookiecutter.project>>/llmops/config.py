@@ -142,6 +142,20 @@ class EvaluatorDataset(Strict):
     mappings: Mappings = {}
 
 
+class Judge(Strict):
+    """Rows that people scored, to see whether an evaluator that asks a model scores as they do."""
+
+    rubric: Name = Field(description="file with what the judge goes by; the report shows it")
+    labels: Name = Field(description="path of a .jsonl file of rows that people scored")
+    mappings: Mappings = Field({}, description="flow input: ${data.<column>} or a literal")
+    scores: dict[str, Name] = Field(
+        min_length=1, description="flow output: ${data.<column>}, the score that people gave"
+    )
+    min_agreement: float = Field(
+        0.6, strict=True, ge=0, le=1, description="Cohen's kappa below which it is not trusted"
+    )
+
+
 class Evaluator(Strict):
     """A flow that scores the rows of a run and aggregates the scores into metrics."""
 
@@ -155,6 +169,7 @@ class Evaluator(Strict):
     margin: dict[str, Positive] = Field(
         {}, description="by metric, in its own unit: a difference that is certainly less is none"
     )
+    judge: Judge | None = Field(None, description="how its agreement with people is measured")
 
 
 class Check(Measured):

@@ -32,7 +32,7 @@ class Executor(Protocol):
     """Does what is left of some works.
 
     `mode` and `note` are those of `summary.Llm`; `target` is what decides the answers, for a run's
-    content address.
+    content address. `here` is what decides those of works that always run on this machine.
     """
 
     @property
@@ -47,8 +47,17 @@ class Executor(Protocol):
     def target(self) -> str:
         """See above."""
 
-    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
-        """Finish every run, then every evaluation with its metrics; raises UserError."""
+    @property
+    def here(self) -> str:
+        """See above."""
+
+    def execute(
+        self, runs: Sequence[Work], evaluations: Sequence[Work], labels: Sequence[Work] = ()
+    ) -> Counts:
+        """Finish every run, then every evaluation with its metrics; raises UserError.
+
+        The `labels` are the works of judges over labelled rows, which run on this machine.
+        """
 
 
 class Local:
@@ -65,15 +74,22 @@ class Local:
         """See Executor."""
         return self._answers.target
 
-    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+    @property
+    def here(self) -> str:
         """See Executor."""
-        left = sum(item.left for item in (*runs, *evaluations))
+        return self.target
+
+    def execute(
+        self, runs: Sequence[Work], evaluations: Sequence[Work], labels: Sequence[Work] = ()
+    ) -> Counts:
+        """See Executor."""
+        left = sum(item.left for item in (*runs, *evaluations, *labels))
         with Progress(left) as progress:
             try:
                 if left:
                     self._answers.open()
                 pipeline = Pipeline(self._answers, self._limits, progress)
-                stopping.run(pipeline.run(runs, evaluations))
+                stopping.run(pipeline.run([*runs, *labels], evaluations))
             finally:
                 self._answers.close()
         missing = pipeline.unrecorded

@@ -14,6 +14,7 @@ from llmops import (
     baseline,
     execution,
     gate,
+    judges,
     report,
     results,
     summary,
@@ -129,6 +130,7 @@ def _begin(settings: Settings, loader: Load) -> _Task:
 @dataclass(frozen=True)
 class _Measured:
     works: list[Work]
+    labels: Sequence[Work]
     asked: Counts
     runs: tuple[RunSummary, ...]
     evaluations: tuple[Evaluation, ...]
@@ -139,20 +141,22 @@ class _Measured:
         """Why rows failed, for a person; empty where none did."""
         counted: list[RunSummary | Evaluation] = [*self.runs, *self.evaluations]
         pairs = zip(self.works, counted, strict=True)
-        told = results.failures(item for item, count in pairs if count.failed)
+        broken = [item for item, count in pairs if count.failed]
+        told = results.failures([*broken, *self.labels])
         return [*told, self.asked.remedy] if self.asked.remedy else told
 
 
-def _measure(task: _Task, runs: Sequence[Work]) -> _Measured:
+def _measure(task: _Task, runs: Sequence[Work], labels: Sequence[Work] = ()) -> _Measured:
     experiment, executor = task.experiment, task.executor
     evaluations = work.evaluations(task.checked, experiment, executor.target, runs)
-    _find_finished(task, [*runs, *evaluations])
-    asked = executor.execute(runs, evaluations)
+    _find_finished(task, [*runs, *evaluations, *labels])
+    asked = executor.execute(runs, evaluations, labels)
     cells = tuple(results.run_summary(item, experiment.prices) for item in runs)
     for item, cell in zip(runs, cells, strict=True):
         results.keep(item, cell)
     return _Measured(
         [*runs, *evaluations],
+        labels,
         asked,
         cells,
         tuple(results.evaluation(item) for item in evaluations),
@@ -191,7 +195,8 @@ def _measure_version(task: _Task, version: Version) -> tuple[Side, _Measured]:
 
 def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
     experiment, executor = task.experiment, task.executor
-    measured = _measure(task, runs)
+    labels = work.labels(task.checked, experiment, executor.here)
+    measured = _measure(task, runs, labels)
     failed = measured.failed
     counted: Sequence[RunSummary | Evaluation] = measured.runs or measured.evaluations
     if all(item.failed == item.rows for item in counted) and not measured.asked.unrecorded:
@@ -203,7 +208,7 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
         llm=Llm(
             mode=executor.mode,
             calls=measured.asked.calls,
-            cached=sum(item.saved_calls for item in measured.works),
+            cached=sum(item.saved_calls for item in (*measured.works, *labels)),
             note=executor.note,
         ),
         started_at=task.started_at,
@@ -211,16 +216,22 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
         runs=measured.runs,
         evaluations=measured.evaluations,
         scores=measured.scores,
+        judges=judges.measured(labels, experiment),
         base=before,
     )
     result = gate.judged(baseline.compared(result, experiment), experiment)
     summary.save(result)
     page = report.write(result)
-    print("\n".join([report.table(result), *report.compared(result), *failed]))
+    print("\n".join([report.table(result), *_told(result), *failed]))
     print("\n".join(gate.open_lines(result.gate)))
     print(f"report: {page}")
     tracking.log(result, experiment, task.checked, executor.target)
     return FAILED if failed or result.gate.stops else OK
+
+
+def _told(result: Summary) -> list[str]:
+    """What is printed below the table."""
+    return [*report.judged(result), *report.compared(result)]
 
 
 def _find_finished(task: _Task, works: Sequence[Work]) -> None:

@@ -7,12 +7,13 @@
 - `max_drop`: by the interval of the difference from the base alone, because between two versions
   the value always differs a little. Without a base in this run the check is skipped.
 
-Rows that no recording answers, and an evaluator that scored no row, make a run inconclusive.
+Rows that no recording answers, and an evaluator that scored no row, make a run inconclusive. So
+does a metric of a judge that disagrees with people: what it says holds no limit and breaks none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from llmops.runs import read_rows
 from llmops.summary import Bound, Check, Comparison, Evaluation, RunSummary, Score, Summary, overall
 
 UNRECORDED = "recording_missing"
+UNMEASURED = "nobody knows whether the judge agrees with people: this run did not measure it"
 LINES = 10
 METRICS = {
     "max_cost_usd": "cost (USD)",
@@ -48,15 +50,17 @@ def judged(result: Summary, experiment: Experiment) -> Summary:
         return result.model_copy(update={"gate": summary.Gate()})
     unrecorded = _unrecorded(result)
     missing = {(r.variant, r.dataset) for r in result.runs if unrecorded.get(r.outputs)}
-    every = (line for check in rules.checks for line in _lines(check, result, file))
+    known = {evaluator.name for evaluator in experiment.evaluators if evaluator.judge}
+    found = (line for check in rules.checks for line in _lines(check, result, file))
+    every = (_doubted(line, result, known) for line in found)
     checks = (
         *(_excused(o) if (o.variant, o.dataset) in missing else o for o in every),
         *_ceilings(rules, result),
         *_unanswered(result, unrecorded),
     )
     verdict = overall(checks)
-    found = summary.Gate(verdict=verdict, checks=checks, on_inconclusive=rules.on_inconclusive)
-    return result.model_copy(update={"gate": found})
+    gate = summary.Gate(verdict=verdict, checks=checks, on_inconclusive=rules.on_inconclusive)
+    return result.model_copy(update={"gate": gate})
 
 
 def lines(gate: summary.Gate, checks: Sequence[Check]) -> list[str]:
@@ -106,6 +110,25 @@ def _excused(check: Check) -> Check:
     if check.verdict != "fail" or (check.value is not None and check.bound != "coverage"):
         return check
     why = f"{check.message}: rows have no recording"
+    return check.model_copy(update={"verdict": "inconclusive", "message": why})
+
+
+def _doubted(check: Check, result: Summary, judges: Collection[str]) -> Check:
+    """A value that a judge gave tells nothing where the judge is flagged.
+
+    A metric that is one of the judge's scores is as good as that one, any other as the worst. How
+    many rows it scored is no matter of opinion, and a metric without a value fails all the same.
+    """
+    if check.evaluator not in judges or check.verdict == "skipped":
+        return check
+    if check.value is None or check.bound == "coverage":
+        return check
+    own = [judge for judge in result.judges if judge.evaluator == check.evaluator]
+    own = [judge for judge in own if judge.score == check.metric] or own
+    doubts = [judge.sentence for judge in own if judge.flagged] if own else [UNMEASURED]
+    if not doubts:
+        return check
+    why = f"{doubts[0]}; look at the report. Its value: {check.message}"
     return check.model_copy(update={"verdict": "inconclusive", "message": why})
 
 

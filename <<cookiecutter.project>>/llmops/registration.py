@@ -44,7 +44,8 @@ class Registration(Model):
 
     `flow` is the file (and function) that says what the packed flow is. `metrics` are those of the
     variant, by evaluator and metric. `forced` is the reason given where the gate stopped it. `run`
-    is the hash that an approval is about, see `llmops.approval`.
+    is the hash that an approval is about, see `llmops.approval`. `judges` says of which scores it
+    is not known, or not so, that a judge gives them as people do.
     """
 
     experiment: str
@@ -60,6 +61,7 @@ class Registration(Model):
     metrics: dict[str, float | None]
     registered_at: str
     run: str = ""
+    judges: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ class Candidate:
     def flow_file(self) -> str:
         """What the packed flow is, as `llmops.flows.describe` wants it."""
         return self.flow.entry if self.flow.kind == "python" else self.flow.file
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """What stands against the judges of its metrics, a line each."""
+        return tuple(
+            f"{judge.evaluator}.{judge.score}: {judge.sentence}"
+            for judge in self.summary.judges
+            if judge.flagged
+        )
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -161,7 +172,8 @@ def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) ->
 
 def verdict_tags(found: Candidate) -> dict[str, str]:
     """What may change about a version whose content does not."""
-    return origin.short({"gate": found.verdict, "forced": found.forced})
+    said = {"gate": found.verdict, "forced": found.forced, "judges": "; ".join(found.judges)}
+    return origin.short(said)
 
 
 def _gated_first(found: Candidate) -> dict[str, float | None]:
@@ -257,15 +269,24 @@ def check_unchanged(last: Summary, name: str, experiment: Experiment, checked: C
         UserError: they are not; says what changed.
     """
     then = Settings(target=last.target, llm=last.llm.mode)
-    target = execution.choose(then, experiment).target
-    runs = [item for item in work.cells(checked, target) if item.variant == name]
-    scored = work.evaluations(checked, experiment, target, runs)
+    chosen = execution.choose(then, experiment)
+    runs = [item for item in work.cells(checked, chosen.target) if item.variant == name]
+    scored = work.evaluations(checked, experiment, chosen.target, runs)
     scored = [item for item in scored if item.variant == name]
     for kept, planned in ((last.runs, runs), (last.evaluations, scored)):
         ran = {item.outputs for item in kept if item.variant == name}
         changed = [item for item in planned if str(item.run.path) not in ran]
         if changed or len(ran) != len(planned):
             raise UserError(_what_changed(last, name, changed))
+    _check_judges(last, name, work.labels(checked, experiment, chosen.here))
+
+
+def _check_judges(last: Summary, name: str, labels: Sequence[Work]) -> None:
+    """What the gate says of judges rests on their labelled rows too."""
+    judged = {judge.outputs for judge in last.judges}
+    changed = [item for item in labels if str(item.run.path) not in judged]
+    if changed or len(judged) != len(labels):
+        raise UserError(_what_changed(last, name, changed))
 
 
 def _what_changed(last: Summary, name: str, changed: Sequence[Work]) -> str:

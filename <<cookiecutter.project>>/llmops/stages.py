@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from llmops import baseline, config, experiment, flows, stopping, summary
+from llmops import baseline, config, experiment, flows, judges, stopping, summary
 from llmops import gate as judge
 from llmops import report as reports
 from llmops.answers import FOLDER, Answers, environment
@@ -51,7 +51,8 @@ def gate(settings: Settings) -> int:
     """
     last = _last()
     rules = config.load(last.env)
-    judged = judge.judged(baseline.judged_again(last, rules), rules)
+    again = judges.judged_again(baseline.judged_again(last, rules), rules)
+    judged = judge.judged(again, rules)
     summary.save(judged)
     reports.write(judged)
     print("\n".join(judge.lines(judged.gate, judged.gate.checks)))

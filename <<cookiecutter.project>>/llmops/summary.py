@@ -153,6 +153,78 @@ class Comparison(Model):
     note: str = ""
 
 
+Label = bool | int | float | str
+"""A score that people or a judge gave a row."""
+
+
+class Disagreement(Model):
+    """A labelled row with two scores; `judge` is null where it gave none."""
+
+    row: int
+    people: Label
+    judge: Label | None
+
+
+class Judge(Model):
+    """How far one score of an evaluator agrees with people, over rows that they scored.
+
+    `agreement` is Cohen's kappa, weighted by the square of the difference where `weights` says so,
+    and null where `note` says why it has no value. `equal` is the share of the scored rows on which
+    both agree, `bias` the judge's mean less people's. The judge is `flagged` where the agreement is
+    not known or less than `min_agreement`, and `unsure` where that lies inside the interval.
+
+    `values` are the scores that were given; `confusion` has for each of people's how often the
+    judge gave each. `differ` are the rows on which they differ, furthest apart first, at most 50.
+    `outputs` is the file of what the judge said, a `llmops.runs.Row` a line.
+    """
+
+    evaluator: str
+    score: str
+    agreement: float | None
+    ci95: tuple[float, float] | None = None
+    weights: Literal["quadratic", "none"]
+    equal: float | None = None
+    bias: float | None = None
+    scored: int
+    rows: int
+    min_agreement: float
+    flagged: bool
+    unsure: bool = False
+    note: str = ""
+    rubric: str
+    rubric_sha256: str
+    labels: str
+    labels_sha256: str
+    outputs: str
+    values: tuple[Label, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    differ: tuple[Disagreement, ...] = ()
+
+    def held_against(self, limit: float) -> Judge:
+        """The same with another `min_agreement`."""
+        flagged = self.agreement is None or self.agreement < limit
+        unsure = self.ci95 is not None and self.ci95[0] < limit <= self.ci95[1]
+        changed = {"min_agreement": limit, "flagged": flagged, "unsure": unsure}
+        return self.model_copy(update=changed)
+
+    @property
+    def sentence(self) -> str:
+        """What the figures come to, for people; no full stop."""
+        if self.agreement is None:
+            return f"nobody knows whether the judge agrees with people: {self.note}"
+        found, wanted = (f"{each:.2f}" for each in (self.agreement, self.min_agreement))
+        if found == wanted and self.flagged:
+            found = f"{self.agreement:.4f}"
+        part = "" if self.scored == self.rows else f"{self.scored:,} of "
+        rows = f"on {part}{self.rows:,} labelled rows"
+        open_ = ""
+        if self.unsure and self.ci95:
+            low, high = self.ci95
+            open_ = f" (95 % interval {low:.2f} to {high:.2f}: more labelled rows may tell)"
+        verb = "disagrees" if self.flagged else "may disagree" if self.unsure else "agrees"
+        return f"the judge {verb} with people: kappa {found}, wanted {wanted}, {rows}{open_}"
+
+
 GateVerdict = Literal["pass", "fail", "inconclusive"]
 Bound = Literal[
     "min", "max", "coverage", "max_drop", "max_cost_usd", "max_latency_p95_s", "answered"
@@ -242,6 +314,7 @@ class Summary(Model):
     evaluations: tuple[Evaluation, ...] = ()
     scores: tuple[Score, ...] = ()
     comparison: tuple[Comparison, ...] = ()
+    judges: tuple[Judge, ...] = ()
     base: Base | None = None
     gate: Gate = Gate()
 

@@ -120,10 +120,16 @@ def _entries(summary: Summary, works: Mapping[str, Work], made: Path) -> Iterato
         {**tags, "gate": summary.gate.verdict, "started_at": summary.started_at},
         metrics={"seconds": summary.seconds, "llm.calls": summary.llm.calls,
                  "llm.cached": summary.llm.cached, "rows": sum(cell.rows for cell in cells),
-                 "failed_rows": sum(cell.failed for cell in cells)},
+                 "failed_rows": sum(cell.failed for cell in cells), **_agreement(summary)},
     )  # fmt: skip
     for number, cell in enumerate(cells):
         yield _cell(cell, works, made / str(number), tags)
+
+
+def _agreement(summary: Summary) -> dict[str, float]:
+    """How far the judges agree with people."""
+    known = ((f"judge.{one.evaluator}.{one.score}", one.agreement) for one in summary.judges)
+    return {f"{name}.kappa": value for name, value in known if value is not None}
 
 
 def _cell(

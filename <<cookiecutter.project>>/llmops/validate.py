@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmops import arguments, config, connections, flows, nodes
+from llmops import arguments, config, connections, flows, judge_labels, nodes
 from llmops.config import Experiment
 from llmops.data import REFERENCE, UNDECIDED, Table, complete_mappings, resolve
 from llmops.errors import UserError
@@ -82,6 +82,7 @@ def check(
     problems += [
         *_standard_mappings(found, experiment),
         *_evaluator_mappings(found, experiment),
+        *_judges(found, experiment, root),
         *_connections(found, experiment),
         *_nodes(found, experiment),
         *_init(found, experiment),
@@ -147,6 +148,9 @@ def _files(experiment: Experiment) -> Iterator[tuple[str, str]]:
                 file = experiment.file("evaluators")
                 where = f"{file}: evaluators[{evaluator.name}].datasets[{scored.name}].source"
                 yield where, scored.source
+        if evaluator.judge:
+            file = experiment.file("evaluators")
+            yield f"{file}: evaluators[{evaluator.name}].judge.labels", evaluator.judge.labels
 
 
 def _table(found: Checked, where: str, source: str, root: Path) -> None:
@@ -192,6 +196,22 @@ def _evaluator_mappings(found: Checked, experiment: Experiment) -> Iterator[str]
             yield from _reference_problems(f"{where}.mappings", mappings, known)
             yield from nodes.unfit(f"{where}.mappings", mappings, flow, table)
             yield from _length_problem(where, found, experiment, dataset)
+
+
+def _judges(found: Checked, experiment: Experiment, root: Path) -> Iterator[str]:
+    for evaluator in experiment.evaluators:
+        flow, judge = found.evaluators.get(evaluator.name), evaluator.judge
+        if judge is None or flow is None:
+            continue
+        where = f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].judge"
+        table = found.tables.get(judge.labels)
+        yield from judge_labels.rubric(where, judge, root)
+        yield from judge_labels.problems(where, judge, flow, table)
+        if table is not None:
+            mappings = f"{where}.mappings"
+            yield from _mapping_problems(mappings, judge.mappings, flow, flow.inputs, table)
+            yield from _reference_problems(mappings, judge.mappings, {"data": None})
+            yield from nodes.unfit(mappings, judge.mappings, flow, table)
 
 
 def _known(

@@ -218,6 +218,24 @@ def evaluations(
     return found
 
 
+def labels(checked: Checked, experiment: Experiment, target: str) -> list[Work]:
+    """A run of each judge's flow over the rows that people labelled; see `llmops.judges`.
+
+    The work's variant says whose they are, so that two judges with one flow are two of its jobs.
+    """
+    found = []
+    for evaluator in experiment.evaluators:
+        if (judge := evaluator.judge) is not None:
+            flow, table = checked.evaluators[evaluator.name], checked.tables[judge.labels]
+            definition = flows.overlay(flow, {}, {})
+            mappings = complete_mappings(judge.mappings, flow.inputs)
+            digest = _digest(flows.digest(flow, definition), table.digest, mappings, target)
+            name = f"labels of {evaluator.name}"
+            run = Run(folder(name, digest))
+            found.append(Work(name, {}, "", None, flow, definition, table, mappings, digest, run))
+    return found
+
+
 def find_finished(works: Iterable[Work]) -> None:
     """Look up which rows an earlier, equal run has finished already.
 

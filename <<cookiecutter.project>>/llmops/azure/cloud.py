@@ -60,26 +60,41 @@ class Cloud:
         self._where = workspace.place(connections.environment())
         self._settings = settings
         self._experiment = experiment
+        self._local = Local(experiment, None, root)
 
     @property
     def note(self) -> str:
         """See Executor."""
-        return f"Answers come from the connections of the workspace '{self._where.workspace}'."
+        note = f"Answers come from the connections of the workspace '{self._where.workspace}'."
+        if any(evaluator.judge for evaluator in self._experiment.evaluators):
+            note += f" Labelled rows are judged here ({self._local.mode})."
+        return note
 
     @property
     def target(self) -> str:
         """See Executor."""
         return f"{self._settings.target} {self._where.scope}"
 
-    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+    @property
+    def here(self) -> str:
         """See Executor."""
+        return self._local.target
+
+    def execute(
+        self, runs: Sequence[Work], evaluations: Sequence[Work], labels: Sequence[Work] = ()
+    ) -> Counts:
+        """See Executor."""
+        asked = self._local.execute(labels, ()) if labels else Counts()
+        self._execute(runs, evaluations)
+        return asked
+
+    def _execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> None:
         measured = all(item.run.metrics() is not None for item in evaluations)
         if measured and not any(item.left for item in (*runs, *evaluations)):
-            return Counts()
+            return
         session = self._session(runs, evaluations)
         unreachable = answers.Answers(self._experiment, "replay").unreachable()
         aggregation.measure(session.evaluated, unreachable)
-        return Counts()
 
     def _session(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Session:
         """Everything that runs in Azure, done."""
@@ -112,22 +127,20 @@ class Cloud:
 class Pipelines(Cloud):
     """See execution.Executor: flows as parallel components; evaluators score their rows here."""
 
-    def __init__(self, settings: Settings, experiment: Experiment, root: Path) -> None:
-        super().__init__(settings, experiment, root)
-        self._local = Local(experiment, None, root)
-
     @property
     def note(self) -> str:
         """See Executor."""
         return f"{super().note} Evaluators run here ({self._local.mode}). {self._local.note}"
 
-    def execute(self, runs: Sequence[Work], evaluations: Sequence[Work]) -> Counts:
+    def execute(
+        self, runs: Sequence[Work], evaluations: Sequence[Work], labels: Sequence[Work] = ()
+    ) -> Counts:
         """See Executor."""
         if any(item.left for item in runs):
             self._session(runs, ())
         for item in runs:
             item.done.update(range(len(item.table)))  # a row that failed there must not run here
-        return self._local.execute(runs, evaluations)
+        return self._local.execute(runs, evaluations, labels)
 
     def service(self, client: MLClient) -> Service:
         """See Cloud."""

@@ -51,6 +51,7 @@ def _remarks(candidate: Candidate) -> Iterable[str]:
         yield "gate: inconclusive. experiment.yaml lets that go on (on_inconclusive: warn)."
     if candidate.forced:
         yield f"gate: {candidate.verdict}, forced: {candidate.forced}"
+    yield from (f"judge: {line}" for line in candidate.judges)
     if candidate.summary.llm.mode == "replay":
         yield "llm: replay. The metrics are those of recorded answers."
 
@@ -80,7 +81,8 @@ def _model(client: MLClient, candidate: Candidate) -> Asset:
 def _judge_again(client: MLClient, candidate: Candidate, found: Any) -> None:
     """Of a version that is there already, say what the gate says of it now."""
     judged = registration.verdict_tags(candidate)
-    kept = {name: value for name, value in found.tags.items() if name not in ("gate", "forced")}
+    changing = ("gate", "forced", "judges")
+    kept = {name: value for name, value in found.tags.items() if name not in changing}
     if found.tags != kept | judged:
         found.tags = kept | judged
         client.models.create_or_update(found)
@@ -101,6 +103,7 @@ def _manifest(candidate: Candidate, model: Asset, data: tuple[Asset, ...]) -> Re
         metrics=candidate.metrics,
         registered_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         run=approval.run_of(candidate.summary),
+        judges=candidate.judges,
     )
 
 

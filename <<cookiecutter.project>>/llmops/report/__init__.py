@@ -12,6 +12,7 @@ from llmops.errors import UserError
 from llmops.files import write_atomically
 from llmops.report import ranking
 from llmops.report.comparisons import lines as compared
+from llmops.report.judges import lines as judged
 from llmops.report.markdown import ROWS, write_markdown
 from llmops.report.pages import Place, write_page
 from llmops.report.rows import Columns, joined
@@ -19,7 +20,7 @@ from llmops.report.sample import MOST, Sample, take
 from llmops.report.tables import RowTable, facts, table, write_metrics
 from llmops.summary import SUMMARY, Summary, save
 
-__all__ = ["compared", "table", "write"]
+__all__ = ["compared", "judged", "table", "write"]
 
 
 def write(summary: Summary, folder: Path = SUMMARY.parent) -> Path:

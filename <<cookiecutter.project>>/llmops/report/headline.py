@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmops.report import comparisons
+from llmops.report import comparisons, judges
 from llmops.report.inert import code, text
 from llmops.report.words import source
 from llmops.summary import Comparison, Summary
@@ -21,13 +21,14 @@ WORDS = {"inconclusive": "cannot tell"}
 
 
 def headline(summary: Summary) -> list[str]:
-    """Lines of Markdown, at most PLACES + 7."""
+    """Lines of Markdown, at most PLACES + 8."""
     return [
         f"## {VERDICTS[summary.gate.verdict]}: {text(summary.experiment)}",
         "",
         f"**{_advice(summary)}**",
         "",
         *_against(summary),
+        *judges.headline(summary),
         _rows(summary),
         f"- **{source(summary).title}** {text(source(summary).text, 1000)}",
     ]

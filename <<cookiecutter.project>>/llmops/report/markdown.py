@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from llmops.files import write_atomically
-from llmops.report import comparisons
+from llmops.report import comparisons, judges
 from llmops.report.headline import MARKS, against, headline, title
 from llmops.report.inert import code, short, text
 from llmops.report.ranking import RULE, cells, metrics
@@ -153,6 +153,7 @@ def _details(summary: Summary) -> list[str]:
         ("All gate checks", checks),
         ("All comparisons", _comparisons(summary)),
         ("All metrics", notes),
+        ("Judges and people", judges.details(summary)),
     ]
     return [
         line

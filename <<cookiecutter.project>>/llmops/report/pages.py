@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmops.files import write_atomically
-from llmops.report import comparisons, ranking, words
+from llmops.report import comparisons, judges, ranking, words
 from llmops.report.charts import charts
 from llmops.report.rows import Columns
 from llmops.report.sample import LONGEST, Sample, packed, shortened
@@ -69,6 +69,8 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
         parameters=_parameters(summary) if place.variant else {},
         charts=charts(summary),
         compared=comparisons,
+        judges=judges,
+        judged=judges.shown(summary),
         sample=sample,
         failed=sample.first_errors(FAILED_ROWS),
         data=data,
