@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent
 (HOUSE,) = ROOT.glob("*cookiecutter.project*")  # unbaked: its code runs, lints and types in place
 LOCKS = f"{HOUSE.name}/requirements"
 # What tasks bring beside the group local.
-EXTRA = ("dev", "azure", "tracking", "notebook", "template", "flow")
+EXTRA = ("dev", "azure", "tracking", "notebook", "template", "index", "flow")
 GROUPS = ("local", "tasks", *EXTRA)
 
 nox.options.default_venv_backend = "none"

@@ -8,7 +8,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   TARGET=azure        where experiment and evaluate run: local (default), azure, azure-pipeline
   BASE=main           what `make compare` compares with: a branch, a tag or a commit
   RUNS=runs/x,runs/y  what `make evaluate` scores (default: the runs of the last experiment)
-  FRESH=1             run again what is unchanged since the last run
+  FRESH=1             run, or embed, again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
                       (default: live where credentials are set, else replay)
   MLFLOW_TRACKING_URI=https://…  log each experiment to this MLflow server too (or in .env)
@@ -64,7 +64,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 BIN = ROOT / ".venv" / "bin"
 # Each group is locked against those before it, because they share one .venv.
-GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook", "template", "flow")
+GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook", "template", "index", "flow")
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["help"]
@@ -81,6 +81,12 @@ def help(session: nox.Session) -> None:
 def validate(session: nox.Session) -> None:
     """Check configuration, flows and data without running anything."""
     script("validate")
+
+
+@nox.session
+def index(session: nox.Session) -> None:
+    """Bring the index over the documents (`index:` in experiment.yaml) up to date."""
+    script("index")
 
 
 @nox.session(name="try")
@@ -213,14 +219,14 @@ def update_template(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Run the tests."""
-    install("local", "flow", "dev")
+    install("local", "flow", *indexing(), "dev")
     run("python", "-m", "pytest", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check formatting, style and types."""
-    install("local", "flow", "dev")
+    install("local", "flow", *indexing(), "dev")
     run("ruff", "format", "--check", "--quiet", ".")
     run("ruff", "check", "--quiet", ".")
     run("python", "-m", "mypy")
@@ -243,6 +249,15 @@ def kind() -> tuple[str, ...]:
     return () if os.environ.get("KIND") == "local" else ("azure",)
 
 
+def indexing() -> tuple[str, ...]:
+    """The packages that an index over documents needs, where experiment.yaml has one."""
+    files = [path for path in ROOT.glob("experiment*.yaml") if path.is_file()]
+    text = "\n".join(path.read_text(encoding="utf-8-sig", errors="replace") for path in files)
+    if not (block := re.search(r"^['\"]?index['\"]? *:.*(\n([ #].*)?)*", text, re.M)):
+        return ()
+    return ("index", "azure") if re.search(r"\bsearch['\"]? *:", block[0]) else ("index",)
+
+
 def tracking() -> tuple[str, ...]:
     """The packages that MLFLOW_TRACKING_URI, set in the environment or in .env, needs."""
     file, value = ROOT / ".env", os.environ.get("MLFLOW_TRACKING_URI")
@@ -255,7 +270,7 @@ def tracking() -> tuple[str, ...]:
 
 def script(name: str, *groups: str) -> None:
     """Run scripts/<name>.py with these groups installed too; its exit code becomes the task's."""
-    install("local", "flow", *groups)
+    install("local", "flow", *indexing(), *groups)
     run("python", f"scripts/{name}.py")
 
 

@@ -7,6 +7,7 @@ says: one model call a row, one evaluation a row, the report.
     python tests/bench.py             all but 100,000 rows, in less than five minutes
     python tests/bench.py --all       with 100,000 rows
     python tests/bench.py --repo DIR  a generated repo with its .venv, for `make experiment`
+    python tests/bench.py --only index     documents, and questions to 100,000 passages
     python tests/bench.py --only serving   requests a second, beside `pf flow serve`
 """
 
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import bench_azure
+import bench_index
 import bench_serving
 from loopback_azure import LoopbackAzure
 from standin import StandIn
@@ -110,6 +112,8 @@ def main() -> None:
     print(f"\n{machine()}\n\n{tabulate(lines, headers=HEADERS, tablefmt='github')}")
     if options.only in "serving":
         print(f"\n{bench_serving.table()}")
+    if options.only in "index":
+        print(f"\n{bench_index.table()}")
 
 
 def _plain(prog: str) -> argparse.HelpFormatter:

@@ -173,8 +173,8 @@ def test_one_validate_finds_every_problem(use: UseCase) -> None:
     assert sorted(outcome.err.splitlines()) == sorted(
         [
             "experiment.yaml: unknown key 'limit' (expected one of 'approval', 'azure', "
-            "'connections', 'datasets', 'evaluators', 'flow', 'gate', 'init', 'limits', 'name', "
-            "'parameters', 'prices', 'repeats', 'runtime', 'variants').",
+            "'connections', 'datasets', 'evaluators', 'flow', 'gate', 'index', 'init', 'limits', "
+            "'name', 'parameters', 'prices', 'repeats', 'runtime', 'variants').",
             "experiment.yaml: datasets: name 'words' is used 2 times. Give each its own.",
             "experiment.yaml: datasets[words].source: 'data/gone.jsonl' is not there "
             "(files: data/unmapped.jsonl, data/words.jsonl).",

@@ -392,6 +392,46 @@ def test_what_was_recorded_is_replayed(tmp_path: Path, model: StandIn) -> None:
     assert recorded[0]["choices"][0]["message"]["content"] == ANSWER
 
 
+def test_a_batch_is_answered_from_single_texts(tmp_path: Path, model: StandIn) -> None:
+    def vectors(server: Server, *texts: str) -> list[list[float]]:
+        made = azure(server).embeddings.create(model="v", input=list(texts), dimensions=4)
+        assert [item.index for item in made.data] == list(range(len(texts)))
+        return [item.embedding for item in made.data]
+
+    with recorder(tmp_path, model.url) as server:
+        a, b, c = vectors(server, "a", "b", "c")
+        one = azure(server).embeddings.create(model="v", input="d", dimensions=4)
+    assert [line["request"]["input"] for line in kept(tmp_path, "v")] == ["a", "b", "c", "d"]
+    assert [len(line["response"]["data"]) for line in kept(tmp_path, "v")] == [1] * 4
+    with Server("replay", tmp_path) as server:
+        assert vectors(server, "c", "d", "a") == [c, one.data[0].embedding, a]
+        assert vectors(server, "b") == [b]
+        alone = azure(server).embeddings.create(model="v", input="a", dimensions=4)
+        assert alone.data[0].embedding == a
+        with pytest.raises(openai.NotFoundError, match=r"No recording of this request: .*Nobody"):
+            vectors(server, "a", "Nobody recorded this")
+        with pytest.raises(openai.NotFoundError, match="dimensions: wanted 8, recorded 4"):
+            azure(server).embeddings.create(model="v", input=["a"], dimensions=8)
+
+
+def test_a_recorded_batch_answers_its_texts(tmp_path: Path) -> None:
+    items = [{"object": "embedding", "index": n, "embedding": [float(n)]} for n in (1, 0)]
+    usage = {"prompt_tokens": 4, "total_tokens": 4}
+    line = {
+        "path": "/embeddings",
+        "repeat": 0,
+        "request": {"model": "v", "input": ["zero", "one"]},
+        "response": {"object": "list", "model": "v", "data": items, "usage": usage},
+        "source": "x",
+    }
+    (tmp_path / "x.jsonl").write_text(json.dumps(line))
+    with Server("replay", tmp_path) as server:
+        for texts, numbers in ((["one"], [1]), (["one", "zero", "one"], [1, 0, 1]), ("zero", [0])):
+            made = plain(server).embeddings.create(model="v", input=texts)
+            assert [item.embedding for item in made.data] == [[number] for number in numbers]
+            assert made.usage.total_tokens == 2 * len(numbers)
+
+
 def test_the_endpoint_gets_its_key_and_the_file_none(
     record: Server, folder: Path, model: StandIn
 ) -> None:

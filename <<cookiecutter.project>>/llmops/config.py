@@ -238,6 +238,41 @@ class Azure(Measured):
     mini_batch_size: int = Field(default=1, ge=1, description="rows at once, azure-pipeline")
 
 
+class Search(Strict):
+    """An index in Azure AI Search instead of files beside the flow."""
+
+    endpoint: Name = Field(description="write ${endpoint}: the variable SEARCH_ENDPOINT")
+    index: Name = Field(description="name; each version is an index of its own, <name>-<version>")
+
+
+class Index(Strict):
+    """The index over documents that the flow searches; `make index` builds it."""
+
+    documents: Name = Field(description="folder of .txt, .md, .html and .pdf files")
+    folder: str = Field("", description="where the index goes; default: <flow>/index")
+    connection: Name = Field(description="the connection whose endpoint embeds")
+    model: Name = Field(description="model or deployment that embeds passages and questions")
+    dimensions: int | None = Field(
+        None, strict=True, ge=1, le=65536, description="of a vector; default: the model's own"
+    )
+    chunk_words: int = Field(
+        120, strict=True, ge=10, le=2000, description="words of a passage, at most"
+    )
+    overlap_words: int = Field(
+        20, strict=True, ge=0, description="words that a passage shares with the one before"
+    )
+    search: Search | None = None
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Index:
+        if self.overlap_words >= self.chunk_words:
+            raise ValueError(
+                f"overlap_words ({self.overlap_words}) must be less than chunk_words "
+                f"({self.chunk_words})"
+            )
+        return self
+
+
 class Price(Measured):
     """USD for a million tokens."""
 
@@ -267,6 +302,7 @@ class Experiment(Strict):
     flow: str = Field("", description="folder of the standard flow; default: flows/<name>")
     runtime: str | None = Field(None, description="Azure ML compute session; default: serverless")
     connections: tuple[Connection, ...] = ()
+    index: Index | None = None
     init: Init = Field(
         {},
         description="arguments of the class that the flow's entry names, as model_config: "

@@ -27,9 +27,10 @@ from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
 from llmops.execution import Counts, Executor
 from llmops.files import check_writable, locked
+from llmops.indexing import manifest, upkeep
 from llmops.runs import STORE
 from llmops.settings import Settings
-from llmops.summary import SUMMARY, Base, Evaluation, Llm, RunSummary, Score, Summary
+from llmops.summary import SUMMARY, Base, Evaluation, Index, Llm, RunSummary, Score, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
@@ -71,6 +72,8 @@ def run(settings: Settings, loader: Load = load, version: Version | None = None)
     """
     task = _begin(settings, loader)
     with only_one():
+        index = upkeep.refresh(task.experiment, task.checked.flow, settings)
+        task = replace(task, index=index)
         before = _before(task, version) if version else None
         return _finish(task, work.cells(task.checked, task.executor.target), before)
 
@@ -93,6 +96,8 @@ def evaluate(settings: Settings) -> int:
     older = [results.kept(Path(folder)) for folder in settings.runs]
     stored = older or _last(settings)
     task = _begin(settings, load)
+    if not older:
+        task = replace(task, index=summary.load().index)
     with only_one():
         return _finish(task, work.stored(task.checked, stored, settings.variants), None)
 
@@ -115,6 +120,7 @@ class _Task:
     checked: Checked
     start: float
     started_at: str
+    index: Index | None = None
 
 
 def _begin(settings: Settings, loader: Load) -> _Task:
@@ -188,6 +194,9 @@ def _measure_version(task: _Task, version: Version) -> tuple[Side, _Measured]:
     repeats = task.experiment.repeats  # how exactly is measured, not what; and both use one store
     experiment = limited(experiment, settings).model_copy(update={"repeats": repeats})
     checked.repeats = repeats
+    ours = manifest.place(task.experiment, task.checked.flow) if task.checked.flow else None
+    older = [ours.folder] if ours else []
+    upkeep.refresh(experiment, checked.flow, settings, version.folder, older)
     executor = execution.choose(settings, experiment, version.folder)
     then = replace(task, experiment=experiment, checked=checked, executor=executor)
     return Side(experiment, checked), _measure(then, work.cells(checked, executor.target))
@@ -211,6 +220,7 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
             cached=sum(item.saved_calls for item in (*measured.works, *labels)),
             note=executor.note,
         ),
+        index=task.index,
         started_at=task.started_at,
         seconds=round(time.monotonic() - task.start, 2),
         runs=measured.runs,

@@ -25,6 +25,11 @@ FILES = ("flow.dag.yaml", "flow.flex.yaml", "*.flex.yaml", "*.dag.yaml", "flow.p
 """What makes a folder a flow; of several the first counts."""
 _FILE = re.compile(r"\$\{file:([^}]+)\}|(?:file:)?([^{}]+\.json)")
 _PROMPTY = re.compile(r"\s*-{3,}[ \t]*\n(.*?)^-{3,}[ \t]*$", re.DOTALL | re.MULTILINE)
+INDEX = "index.json"
+STANDS_FOR = {"chunks.sqlite", "vectors.usearch"}
+"""Of an index over documents its manifest says what it holds; these files are that in other bytes.
+
+They differ from build to build, and are large."""
 IGNORED = {"__pycache__", ".promptflow", ".runs", ".git", ".pytest_cache", ".mypy_cache"}
 
 
@@ -135,10 +140,14 @@ def digest(flow: Flow, definition: Mapping[str, Any]) -> str:
         content.update(json.dumps(flow.init, sort_keys=True, default=str).encode())
     others = other_prompts(flow, definition)
     for name, path in sorted(files(flow)):
-        if name not in others:
+        if name not in others and not _said_by_manifest(path):
             data = path.read_bytes().replace(b"\r\n", b"\n")
             content.update(json.dumps([name, hashlib.sha256(data).hexdigest()]).encode())
     return content.hexdigest()
+
+
+def _said_by_manifest(path: Path) -> bool:
+    return path.name in STANDS_FOR and (path.parent / INDEX).is_file()
 
 
 def other_prompts(flow: Flow, definition: Mapping[str, Any]) -> set[str]:

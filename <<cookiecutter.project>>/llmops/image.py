@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llmops import closure
+from llmops.config import Experiment
 from llmops.errors import UserError
 from llmops.flows import IGNORED
 
@@ -25,10 +26,17 @@ LOCKS = {
     "requirements.txt": Path("requirements/local.txt"),
     "flow-requirements.txt": Path("requirements/flow.txt"),
 }
+INDEX_LOCK = {"index-requirements.txt": Path("requirements/index.txt")}
+"""What a flow that searches an index imports."""
 PAYLOAD = "srv"
 """The folder of the context that becomes the image's folder of the same name."""
 ENTRIES = ("llmops.container", "llmops.health")
 """The modules that the image runs."""
+
+
+def locks(experiment: Experiment) -> dict[str, Path]:
+    """The locks that only this experiment's image wants, by their name in the context."""
+    return INDEX_LOCK if experiment.index else {}
 
 
 def files(more: Mapping[str, Path], root: Path = Path()) -> dict[str, Path]:

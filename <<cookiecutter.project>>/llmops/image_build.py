@@ -18,6 +18,7 @@ from llmops.config import Experiment
 from llmops.errors import OK, UserError
 from llmops.files import slug, unwritable
 from llmops.image import PAYLOAD
+from llmops.indexing import upkeep
 from llmops.plan import DEFAULT, Variant
 from llmops.serving import bundle
 from llmops.settings import Settings
@@ -71,13 +72,14 @@ def run(settings: Settings) -> int:
 def build_context(settings: Settings) -> Context:
     """Write the context, the same bytes for the same files; raises UserError, see `run`."""
     found, flow, variant = _chosen(settings)
+    upkeep.require(found, flow)
     recordings = RECORDED if settings.llm == "replay" else None
     try:
         STORE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=STORE, prefix=".") as place:
             served = Path(place, bundle.FLOW)
             made = bundle.write(found, flow, variant, served, recordings=recordings)
-            context = image.files({}) | image.below(served, f"{PAYLOAD}/bundle/")
+            context = image.files(image.locks(found)) | image.below(served, f"{PAYLOAD}/bundle/")
             _check(context)
             content = image.pack(context)
             target = STORE / hashlib.sha256(content).hexdigest()[:16]

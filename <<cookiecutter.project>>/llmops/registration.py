@@ -17,6 +17,7 @@ from llmops.answers import FOLDER
 from llmops.config import Dataset, EvaluatorDataset, Experiment
 from llmops.errors import UserError
 from llmops.flows import Flow
+from llmops.indexing import upkeep
 from llmops.plan import DEFAULT, Variant
 from llmops.settings import Settings
 from llmops.summary import SUMMARY, Gate, Model, Summary
@@ -149,6 +150,8 @@ def candidate(settings: Settings) -> Candidate:
     experiment, checked = experiments.load(settings, (name.partition(" [")[0],))
     data = tuple(sources(experiment))
     check_names([last.experiment, *(source.name for source in data)])
+    if checked.flow:
+        upkeep.require(experiment, checked.flow)
     check_unchanged(last, name, experiment, checked)
     variant = next(cell.variant for cell in checked.cells if cell.variant.name == name)
     assert checked.flow is not None

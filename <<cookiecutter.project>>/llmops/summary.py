@@ -301,6 +301,23 @@ class Base(Model):
         return f"{self.ref} ({self.commit})"
 
 
+class Index(Model):
+    """The index over documents that the runs searched.
+
+    `version` is its content address; `model` embedded its `chunks` into vectors of `dimensions`.
+    `origin` recorded: the vectors come from recordings/. `search` names the index in Azure AI
+    Search that holds it, null where it is files.
+    """
+
+    version: str
+    documents: int
+    chunks: int
+    model: str
+    dimensions: int
+    origin: Literal["live", "recorded"]
+    search: str | None = None
+
+
 class Summary(Model):
     """One experiment: what ran, what it scored and what the gate says."""
 
@@ -308,6 +325,7 @@ class Summary(Model):
     env: str
     target: Literal["local", "azure", "azure-pipeline"] = "local"
     llm: Llm
+    index: Index | None = None
     started_at: str
     seconds: float
     runs: tuple[RunSummary, ...]

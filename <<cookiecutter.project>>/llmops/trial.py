@@ -14,6 +14,7 @@ from llmops.engine import Worker, run_row
 from llmops.errors import FAILED, OK, UserError
 from llmops.experiment import load
 from llmops.flows import Flow
+from llmops.indexing import upkeep
 from llmops.pipeline import LOGS
 from llmops.runs import Row
 from llmops.settings import Settings
@@ -35,6 +36,7 @@ def run(settings: Settings) -> int:
         raise UserError(
             f"ENV: '{settings.env}' has no datasets, so no flow to try. Choose another."
         )
+    upkeep.refresh(experiment, checked.flow, settings)
     source = Answers(experiment, settings.llm)
     print(f"llm: {source.mode}. {source.note}", flush=True)
     inputs = _first(checked, experiment)

@@ -13,6 +13,7 @@ from llmops.config import Experiment
 from llmops.data import REFERENCE, UNDECIDED, Table, complete_mappings, resolve
 from llmops.errors import UserError
 from llmops.flows import Flow
+from llmops.indexing import rules as index_rules
 from llmops.plan import Cell, plan
 
 SAMPLE_REQUEST = "sample-request.json"
@@ -87,6 +88,7 @@ def check(
         *_nodes(found, experiment),
         *_init(found, experiment),
         *_gate(experiment),
+        *index_rules.problems(experiment, found.flow, root),
         *_compared_metrics(found, experiment),
         *_sample_request(found, root),
     ]

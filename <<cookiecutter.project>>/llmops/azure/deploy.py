@@ -38,7 +38,7 @@ def deploy(settings: Settings) -> int:
     case, registered = specification.read(settings), registration.load()
     approval.check(case.experiment, registered, settings)
     more = {"azure-requirements.txt": AZURE} if case.workspace_connections else {}
-    context = image.files(more)
+    context = image.files(more | image.locks(case.experiment))
     wanted = specification.wanted(case, registered, image.digest(context))
     with workspace.explained(case.where):
         online = Online(case.where, workspace.client(case.where))

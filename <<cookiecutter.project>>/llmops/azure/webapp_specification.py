@@ -59,7 +59,7 @@ def context(
         )
     own = [path for path in sorted(place.rglob("*")) if path.is_file()]
     inside = {f"{MODEL}/{path.relative_to(folder).as_posix()}": path for path in own}
-    return image.files({}) | inside
+    return image.files(image.locks(case.experiment)) | inside
 
 
 def variables(case: Case, registered: Registration) -> tuple[dict[str, str], dict[str, str]]:

@@ -10,6 +10,7 @@ from llmops import connections, rollout
 from llmops.answers import FOLDER as RECORDINGS
 from llmops.deployment import Endpoint
 from llmops.errors import UserError
+from llmops.indexing import upkeep
 from llmops.local.machine import NOT_RUNNING, Seen, listening
 from llmops.local.state import Kept, State
 from llmops.plan import DEFAULT, Variant, plan
@@ -45,6 +46,7 @@ def variant(case: Case, settings: Settings) -> Variant:
 def deployment(case: Case, chosen: Variant, folder: Path, settings: Settings) -> Kept:
     """The deployment that the files ask for, with its bundle in `folder`."""
     entry = case.entry
+    upkeep.require(case.experiment, case.flow)
     mode = connections.choose_mode(case.connections, settings.llm)
     if mode == "record":
         raise UserError("LLM: 'record': a deployment does not record (expected live or replay).")

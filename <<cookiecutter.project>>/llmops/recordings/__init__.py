@@ -6,8 +6,9 @@ One recording is one JSON line in `recordings/*.jsonl`:
      "response": {…}, "source": "written by hand for this example"}
 
 `response` is the full body as the endpoint gave it, without headers, and whole even if it was
-streamed. A request finds its recording by `key`. What record mode keeps goes to `recorded.jsonl`
-and wins over the other files.
+streamed. A request finds its recording by `key`; one for embeddings of several texts is answered
+from those of its single texts, however they were put together when they were recorded. What record
+mode keeps goes to `recorded.jsonl` and wins over the other files.
 
 The tasks hold a `Server`. It runs `llmops.recordings` as a child process; the web stack is imported
 there alone.
@@ -61,6 +62,21 @@ def relevant(request: Json) -> Json:
     }
 
 
+EMBEDDINGS = "/embeddings"
+
+
+def texts_of(path: str, request: Json) -> list[str]:
+    """The texts that a request wants embedded; none where it is another, or gives tokens."""
+    given = request.get("input") if path == EMBEDDINGS else None
+    texts = given if isinstance(given, list) else [given]
+    return [*texts] if all(isinstance(text, str) for text in texts) else []
+
+
+def single(request: Json, text: str) -> Json:
+    """The request for the embedding of one of its texts."""
+    return {**request, "input": text}
+
+
 def _whole_numbers_as_int(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -98,6 +114,8 @@ class Store:
         self.folder = folder
         self.recorded = folder / RECORDED
         self.entries: dict[str, Entry] = {}
+        self.texts: dict[str, tuple[Entry, int]] = {}
+        """Where the embedding of a single text stands: in which recording, as the how manieth."""
         self._open: dict[Path, IO[bytes]] = {}
         for file in recording_files(folder):
             for entry, recording in _read_file(file):
@@ -113,6 +131,10 @@ class Store:
                 )
             return
         self.entries[name] = entry
+        for position, text in enumerate(texts_of(entry.path, recording["request"])):
+            one = key(entry.path, recording.get("repeat", 0), single(recording["request"], text))
+            if entry.file == self.recorded or one not in self.texts:
+                self.texts[one] = (entry, position)
 
     def read(self, entry: Entry) -> Json:
         """One recording from its file."""

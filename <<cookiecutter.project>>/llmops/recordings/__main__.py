@@ -18,10 +18,11 @@ from urllib.parse import quote, urlsplit
 from llmops import asgi
 from llmops.errors import OK, USER_ERROR, UserError
 from llmops.files import end_last_line, lock, write_atomically
-from llmops.recordings import Json, Store, Target, relevant
+from llmops.recordings import EMBEDDINGS, Json, Store, Target, relevant, texts_of
 from llmops.recordings.bodies import dump, join_stream, split_stream, with_encoding
 from llmops.recordings.calls import Call, RequestError, parse_call
 from llmops.recordings.miss import miss
+from llmops.recordings.vectors import pick, put_together, take_apart
 
 if TYPE_CHECKING:
     import httpx
@@ -55,15 +56,30 @@ class Replay:
         """The recorded answer; raises RequestError where there is none."""
         entry = self.store.entries.get(call.key)
         if entry is None:
-            raise miss(self.store, call)
-        body = self.store.read(entry)["response"]
+            body = self._from_single_texts(call)
+        else:
+            body = self.store.read(entry)["response"]
         if call.streams:
             options = call.request.get("stream_options") or {}
             events = split_stream(body, bool(options.get("include_usage")))
             return Reply(200, events, STREAM_HEADERS)
-        if call.path == "/embeddings":
+        if call.path == EMBEDDINGS:
             body = with_encoding(body, call.request.get("encoding_format", "float"))
         return Reply(200, dump(body), JSON_HEADERS)
+
+    def _from_single_texts(self, call: Call) -> Json:
+        """The answer to a request for embeddings, put together text by text."""
+        if not (calls := call.singles):
+            raise miss(self.store, call)
+        read: dict[str, Json] = {}
+        items = []
+        for one in calls:
+            if (found := self.store.texts.get(one.key)) is None:
+                raise miss(self.store, one)
+            entry, position = found
+            body = read.setdefault(str(entry), self.store.read(entry)["response"])
+            items.append(pick(body, position))
+        return put_together(items)
 
 
 # Of the endpoint's headers, those that tell a client how to go on.
@@ -120,7 +136,18 @@ class Record:
             answer = json.loads(body)
             # Some endpoints answer 200 and an error.
             if isinstance(answer, dict) and not answer.get("error"):
-                self.journal.keep(call, answer)
+                self._keep(call, answer)
+
+    def _keep(self, call: Call, answer: Json) -> None:
+        """Keep an answer; embeddings of several texts one by one."""
+        calls = call.singles
+        if len(calls) < 2 or len(answer.get("data") or []) != len(calls):
+            self.journal.keep(call, answer)
+            return
+        for one, part in zip(
+            calls, take_apart(answer, texts_of(call.path, call.request)), strict=True
+        ):
+            self.journal.keep(one, part)
 
     async def _keep_stream(self, call: Call, upstream: httpx.Response) -> AsyncIterator[bytes]:
         events = bytearray()

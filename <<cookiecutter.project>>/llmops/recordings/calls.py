@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from llmops.recordings import Json, key
+from llmops.recordings import Json, key, single, texts_of
 
 CHAT = "/chat/completions"
 
@@ -32,6 +32,12 @@ class Call:
     def key(self) -> str:
         """The key under which the answer is recorded."""
         return key(self.path, self.repeat, self.request)
+
+    @property
+    def singles(self) -> list[Call]:
+        """The calls for each of its texts, where it asks for embeddings; else none."""
+        texts = texts_of(self.path, self.request)
+        return [replace(self, request=single(self.request, text)) for text in texts]
 
     @property
     def streams(self) -> bool:

@@ -9,6 +9,7 @@ from llmops import plan
 from llmops.answers import FOLDER
 from llmops.errors import UserError
 from llmops.experiment import load
+from llmops.indexing import upkeep
 from llmops.plan import Variant
 from llmops.serving import bundle, server
 from llmops.serving.server import Place
@@ -28,6 +29,7 @@ def run(settings: Settings) -> int:
             f"ENV: '{settings.env}' has no datasets, so no flow to serve. Choose another."
         )
     variant = _one({cell.variant.name: cell.variant for cell in checked.cells})
+    upkeep.refresh(experiment, checked.flow, settings)
     with tempfile.TemporaryDirectory(prefix="serving-") as name:
         bundle.write(experiment, checked.flow, variant, Path(name), recordings=FOLDER)
         return server.run(
