@@ -28,6 +28,7 @@ import test_cloud  # noqa: E402
 import test_deploy  # noqa: E402  (the library must be on the path first)
 import test_monitor_azure  # noqa: E402
 import test_register  # noqa: E402
+import test_search_deploy  # noqa: E402
 import test_webapp  # noqa: E402
 import usecase  # noqa: E402
 from forks import Forks  # noqa: E402
@@ -44,10 +45,13 @@ NAMED = re.compile(
     r"(?i)/(subscriptions|resourceGroups|vaults|registries|storageAccounts|datastores|data(?!/v1)|models|"
     r"environments|codes|versions|onlineEndpoints|deployments|roleAssignments|locations|"
     r"sites|serverfarms|userAssignedIdentities|runs|secrets|v2|manifests|"
-    r"BulkRuns(?=/(?!submit))|runs|jobs|components|computes|"
+    r"BulkRuns(?=/(?!submit))|runs|jobs|components|computes|indexes|"
     r"\w*Operations\w*|\w*OperationResults)/[^/]+"
 )
-OTHER = re.compile(r"^[^.]+(?=\.(azurecr\.io|vault\.azure\.net|azurewebsites\.net)$)")
+OTHER = re.compile(
+    r"^[^.]+(?=\.(azurecr\.io|vault\.azure\.net|azurewebsites\.net|search\.windows\.net)$)"
+)
+QUOTED = re.compile(r"\('[^']+'\)")
 BLOB = re.compile(r"^/[^/]+/(\w+)/.*")
 
 
@@ -99,6 +103,7 @@ def stages(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]
     (place / "collected").mkdir()
     yield "monitor: over an hour that was collected", monitored(place / "collected", azure)
     yield from web_app(place / "web", azure)
+    yield from search(place / "search", azure)
     yield from runs(place / "runs", azure)
 
 
@@ -109,6 +114,23 @@ def web_app(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]
     for title in ("deploy: for the first time", "deploy: nothing changed", "check-endpoint"):
         task = title.partition(":")[0].replace("-", "_")
         yield f"KIND=webapp, {title}", calls_of(case, task)
+
+
+def search(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
+    """An index in a search service: built, built again, asked by the flow, and looked at."""
+    place.mkdir()
+    case = test_search_deploy.Case(place, azure, lambda **_: 0)
+    case.furnish(service=True)
+    os.environ["LLM"] = "replay"
+    yield "index: into a search service", calls_of(case, "index")
+    case.documents(**{"tram.md": "# Tram\n\nThe tram runs every twelve minutes.\n"})
+    yield "index: a document changed", calls_of(case, "index")
+    yield (
+        "experiment: two rows, each a question to the search service",
+        calls_of(case, "experiment"),
+    )
+    yield "doctor, with a search service", calls_of(case, "doctor")
+    del os.environ["LLM"]
 
 
 def runs(place: Path, azure: LoopbackAzure) -> Iterator[tuple[str, list[Json]]]:
@@ -148,7 +170,7 @@ def calls_of(case: test_deploy.Case, task: str) -> list[Json]:
     done = subprocess.run(
         [sys.executable, "-m", f"scripts.{task}"],
         cwd=case.folder,
-        env=case.environment,
+        env=case.environment | {n: os.environ[n] for n in ("LLM",) if n in os.environ},
         capture_output=True,
         text=True,
         check=False,
@@ -185,6 +207,7 @@ def plain(entry: Json) -> Call:
     else:
         host = OTHER.sub("{name}", host)
         path = NAMED.sub(r"/\1/{name}", WORKSPACE.sub("{workspace}", path))
+        path = QUOTED.sub("('{name}')", path)
     if entry.get("comp"):
         path += f"?comp={entry['comp']}"
     return Call(entry["method"], host, path, entry.get("api_version") or "")

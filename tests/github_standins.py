@@ -46,8 +46,9 @@ def cache(job: Job, given: Json) -> None:
 
 def upload(job: Job, given: Json) -> None:
     """actions/upload-artifact: from the deepest folder that holds all paths, no hidden files."""
-    paths = [job.workspace / line for line in given["path"].split("\n") if line]
-    found = [path for path in paths if path.exists()]
+    lines = [line for line in given["path"].split("\n") if line]
+    paths = [job.workspace / line.partition("/*")[0] for line in lines]
+    found = [path for line in lines for path in job.workspace.glob(line)]
     if not found:
         if given.get("if-no-files-found") != "ignore":
             raise StepError("no files were found")

@@ -123,7 +123,6 @@ def response(request: Json, prompt: str, answer: str) -> Json:
 def embeddings(request: Json, prompt: str, _: str) -> Json:
     """Eight numbers for each input, the same for the same text."""
     data = []
-    size = request.get("dimensions") or 8
     for index, text in enumerate(texts_of(request)):
         vector: Any = [byte / 255 for byte in hashlib.sha256(text.encode()).digest()[:8]]
         if request.get("encoding_format") == "base64":

@@ -19,7 +19,7 @@ from typing import Any
 
 import llmops
 import pytest
-from llmops.azure import roles
+from llmops.azure import roles, search_access
 
 SCRIPT = Path(llmops.__file__).parents[1] / "scripts" / "azure_setup.sh"
 SECRET = "Q~a-secret-that-nobody-may-see"
@@ -29,6 +29,7 @@ WORKSPACE = f"{GROUP}/providers/Microsoft.MachineLearningServices/workspaces/mlw
 VAULT = f"{GROUP}/providers/Microsoft.KeyVault/vaults/kv-llmops"
 REGISTRY = f"{GROUP}/providers/Microsoft.ContainerRegistry/registries/crllmops"
 STORAGE = f"{GROUP}/providers/Microsoft.Storage/storageAccounts/stllmops"
+SEARCH = f"{GROUP}/providers/Microsoft.Search/searchServices/srch-llmops"
 DATA_SCIENTIST = "f6c7c914-8db3-469d-8ca1-694a8f32e121"
 ADMINISTRATOR = "f58310d9-a9f6-439a-9e8d-f62e7b41a168"
 CONTRIBUTOR = "f25e0fa2-a7c8-4377-a976-54943a77e395"
@@ -78,6 +79,8 @@ def answer():
         return ""
     if has("account show"):
         return known["tenant"]
+    if has("resource list"):
+        return "\\n".join(i for i in known["search"] if i.endswith("/" + options["--name"]))
     if has("resource show"):
         return "|".join(known["workspace"])
     if has("keyvault show"):
@@ -168,7 +171,7 @@ class Tenant:
         }
         self.know(
             made={}, tenant="the-tenant", workspace=[VAULT, REGISTRY, STORAGE], vault_roles="true",
-            subject="true repo:octo@1/flows@2", secret=SECRET, late=0, refused=[],
+            subject="true repo:octo@1/flows@2", secret=SECRET, late=0, refused=[], search=[SEARCH],
         )  # fmt: skip
 
     def know(self, **facts: Any) -> None:
@@ -371,6 +374,39 @@ def test_an_identity_for_endpoints_has_the_roles_that_deploy_looks_for(tenant: T
     before = len(tenant.changes)
     assert "Nothing to do" in tenant.done(USER_MANAGED_ID="id-flows")
     assert len(tenant.changes) == before
+
+
+MAKER, WRITER = "7ca78c08-252a-4471-8644-bb5ff32d4ba0", "8ebe5a00-799e-43f5-93ac-243d3dce84a7"
+
+
+def test_a_search_service(tenant: Tenant) -> None:
+    address = "https://srch-llmops.search.windows.net"
+    said = tenant.done(SEARCH_ENDPOINT=address)
+    assert f"  SEARCH_ENDPOINT={address}\n" in said
+    assert tenant.roles["the-principal", SEARCH] == f"{MAKER}|{WRITER}|{ADMINISTRATOR}"
+    (condition,) = (
+        option(call, "--condition")
+        for call in tenant.changes
+        if ADMINISTRATOR in call and SEARCH in call
+    )
+    assert condition.count(f"{{{search_access.READ.id}}}") == 2
+    assert "Nothing to do" in tenant.done(SEARCH_ENDPOINT=address)
+
+
+def test_the_search_service_of_experiment_yaml(tenant: Tenant) -> None:
+    document = tenant.folder / "experiment.yaml"
+    document.write_text("index:\n  search:\n    endpoint: ${endpoint}\n    index: handbook\n")
+    assert "note: experiment.yaml has a search service. Set SEARCH_ENDPOINT" in tenant.done()
+    document.write_text(
+        "index:\n  search: {endpoint: https://srch-llmops.search.windows.net, index: handbook}\n"
+    )
+    tenant.done(USER_MANAGED_ID="id-flows")
+    assert tenant.roles["the-identity", SEARCH] == search_access.READ.id
+    assert tenant.roles["the-principal", SEARCH] == f"{MAKER}|{WRITER}"
+
+
+def test_a_search_service_that_is_not_there(tenant: Tenant) -> None:
+    tenant.refused("'srch-other'", SEARCH_ENDPOINT="https://srch-other.search.windows.net")
 
 
 def test_a_vault_with_access_policies(tenant: Tenant) -> None:

@@ -255,8 +255,8 @@ def test_two_versions_share_the_traffic_and_the_way_back(case: Case) -> None:
     case.task("deploy").must(0, "blue 90%, green 10%")  # green stands there still
 
 
-def answers(case: Case, times: int) -> set[str]:
-    """What the endpoint answers, by its own choice of the deployment."""
+def answers(case: Case, times: int, text: str = "hello") -> set[str]:
+    """What the endpoint answers to a text, by its own choice of the deployment."""
     from urllib.request import Request
 
     path = f"{case.azure.id(f'onlineEndpoints/{case.endpoint}')}/listKeys"
@@ -272,7 +272,8 @@ def answers(case: Case, times: int) -> set[str]:
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     url, found = case.state["scoringUri"], set()
     for _ in range(times):
-        with case.azure.open(Request(url, b'{"text": "hello"}', headers)) as answer:
+        body = json.dumps({"text": text}).encode()
+        with case.azure.open(Request(url, body, headers)) as answer:
             found.add(json.load(answer)["answer"])
     return found
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate
 
-from llmops import config, connections, endpoints, recordings
+from llmops import config, connections, endpoints, flows, recordings
+from llmops.config import Experiment
 from llmops.connections import Connection, Mode
 from llmops.errors import OK, USER_ERROR, UserError
+from llmops.indexing import manifest
 from llmops.settings import Settings
 
 LEAST_FREE_BYTES = 200_000_000
@@ -48,6 +51,7 @@ def report(settings: Settings, folder: Path) -> tuple[str, int]:
         found = connections.load(experiment.connections, connections.environment(folder))
         mode = connections.choose_mode(found, settings.llm)
         findings.append(Finding(True, "mode", f"{mode}: {_WHY[mode]}"))
+        findings += _search(experiment, folder)
     except UserError as error:
         findings.append(Finding(False, "settings", str(error)))
     findings += [_connection(connection, mode) for connection in found.values()]
@@ -88,6 +92,34 @@ def _connection(connection: Connection, mode: Mode | None) -> Finding:
         answer = endpoints.check(connection)
         ok, text = answer.ok, f"{answer.sentence} ({answer.seconds:.2f} s)"
     return Finding(ok, f"connection {connection.name}", f"{connection.type}: {text}")
+
+
+def _search(experiment: Experiment, folder: Path) -> Iterator[Finding]:
+    """Asks the service that holds the index, if there is one, for the version that is built here.
+
+    A version that is not there is no fault: the next run brings it there.
+    """
+    if experiment.index is None or (search := experiment.index.search) is None:
+        return
+    from llmops.azure import search_state
+
+    variables = connections.environment(folder)
+    try:
+        address = search_state.endpoint(search.endpoint, variables)
+        flow = flows.describe(experiment.flow or experiment.name, folder)
+        place = manifest.place(experiment, flow, folder)
+        made = manifest.read(place.folder) if place else None
+        where = search_state.Target(address, search.index, made.version if made else "none")
+        count = search_state.count(where)
+    except UserError as error:
+        yield Finding(False, "search", str(error))
+        return
+    text = "answers; no index is built yet"
+    if made:
+        found = "is not there" if count is None else f"has {count} of {made.chunks} chunks"
+        text = f"{where.service}: '{where.name}', the version that is built here, {found}"
+        text += "" if count == made.chunks else "; the next run brings it there"
+    yield Finding(True, "search", text)
 
 
 def _recordings(folder: Path, mode: Mode | None) -> Finding:

@@ -20,7 +20,7 @@ from llmops.flows import Flow
 from llmops.indexing import upkeep
 from llmops.plan import DEFAULT, Variant
 from llmops.settings import Settings
-from llmops.summary import SUMMARY, Gate, Model, Summary
+from llmops.summary import SUMMARY, Gate, Index, Model, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
@@ -46,7 +46,8 @@ class Registration(Model):
     `flow` is the file (and function) that says what the packed flow is. `metrics` are those of the
     variant, by evaluator and metric. `forced` is the reason given where the gate stopped it. `run`
     is the hash that an approval is about, see `llmops.approval`. `judges` says of which scores it
-    is not known, or not so, that a judge gives them as people do.
+    is not known, or not so, that a judge gives them as people do. `index` is the index over
+    documents that the flow searches: among its files, or in the search service that it names.
     """
 
     experiment: str
@@ -63,6 +64,7 @@ class Registration(Model):
     registered_at: str
     run: str = ""
     judges: tuple[str, ...] = ()
+    index: Index | None = None
 
 
 @dataclass(frozen=True)
@@ -168,9 +170,20 @@ def tags(found: Candidate, content_hash: str, environment: Mapping[str, str]) ->
         "variant": found.variant.name,
         "llm": found.summary.llm.mode,
         **verdict_tags(found),
+        **_index_tags(found.summary.index),
     }
     every = {**fixed, **{n: v for n, v in metrics.items() if n not in fixed}}
     return dict(list(origin.short(every).items())[:MOST_TAGS])
+
+
+def _index_tags(index: Index | None) -> dict[str, str]:
+    if index is None:
+        return {}
+    return {
+        "index_version": index.version,
+        "index_chunks": str(index.chunks),
+        "embedding_model": index.model,
+    }
 
 
 def verdict_tags(found: Candidate) -> dict[str, str]:

@@ -20,11 +20,13 @@
 #   APP_NAME               the app registration (default: llmops-WORKSPACE_NAME)
 #   USER_MANAGED_ID        an identity for endpoints, with its roles: a name in the resource group, or
 #                          the ARM id of one that exists. Deploying then needs no right to give roles.
+#   SEARCH_ENDPOINT        the search service, where experiment.yaml has `search` (default: its address there)
 #   COMPUTE_NAME COMPUTE_SIZE   a compute instance (default size: Standard_E4s_v3)
 set -euo pipefail
 
 SETTINGS="SUBSCRIPTION_ID RESOURCE_GROUP_NAME WORKSPACE_NAME KEY_VAULT_NAME AUTH GITHUB_REPOSITORY
-  ENV BRANCH OIDC_ISSUER OIDC_SUBJECT APP_NAME USER_MANAGED_ID COMPUTE_NAME COMPUTE_SIZE"
+  ENV BRANCH OIDC_ISSUER OIDC_SUBJECT APP_NAME USER_MANAGED_ID SEARCH_ENDPOINT COMPUTE_NAME
+  COMPUTE_SIZE"
 
 # Built-in roles; an id is the same in every tenant and stays when the role is renamed.
 DATA_SCIENTIST=f6c7c914-8db3-469d-8ca1-694a8f32e121
@@ -32,7 +34,10 @@ ROLE_ADMINISTRATOR=f58310d9-a9f6-439a-9e8d-f62e7b41a168
 READER=acdd72a7-3385-48ef-bd42-f606fba81ae7
 VAULT_CONTRIBUTOR=f25e0fa2-a7c8-4377-a976-54943a77e395
 IDENTITY_OPERATOR=f1a07417-d97a-45cb-824c-7a7467783830
-# What an endpoint's identity needs, as in llmops/azure/roles.py.
+SEARCH_CONTRIBUTOR=7ca78c08-252a-4471-8644-bb5ff32d4ba0
+INDEX_CONTRIBUTOR=8ebe5a00-799e-43f5-93ac-243d3dce84a7
+# What an endpoint's identity needs, as in llmops/azure/roles.py and search_access.py.
+INDEX_READER=1407120a-92aa-4202-b7e9-c0e197c71c8f
 CONNECTIONS=ea01e6af-a1c1-4350-9563-ad00f8c72ec5
 VAULT_SECRETS=4633458b-17de-408a-b874-0445c86b69e6
 METRICS=635dd51f-9968-44d3-b7fb-6d9a6bd613ae
@@ -47,7 +52,7 @@ PAUSE_S=${PAUSE_S:-5} # between tries, while Entra does not know everywhere what
 plan=()
 kept=()
 notes=()
-app="" principal="" identity=""
+app="" principal="" identity="" search=""
 
 fail() {
   printf 'azure-setup: %s\n' "$*" >&2
@@ -162,6 +167,22 @@ look_around() {
     --subscription "$SUBSCRIPTION_ID" --query "properties.enableRbacAuthorization || \`false\`")
 }
 
+look_for_search() { # the service that holds the index, if experiment.yaml or SEARCH_ENDPOINT names one
+  local name
+  if [[ -z $SEARCH_ENDPOINT && -f experiment.yaml ]]; then
+    SEARCH_ENDPOINT=$(sed -n 's|^ *[^#]*\(https://[a-z0-9-]*\.search\.windows\.net\).*|\1|p' experiment.yaml | tail -n 1)
+    if [[ -z $SEARCH_ENDPOINT ]] && grep -Eq '^[[:space:]]+search:' experiment.yaml; then
+      notes+=("experiment.yaml has a search service. Set SEARCH_ENDPOINT and run this again for its roles.")
+    fi
+  fi
+  [[ -n $SEARCH_ENDPOINT ]] || return 0
+  name=${SEARCH_ENDPOINT#https://}
+  name=${name%%.*}
+  search=$(look resource list --resource-type Microsoft.Search/searchServices --name "$name" \
+    --subscription "$SUBSCRIPTION_ID" --query "[].id")
+  [[ -n $search ]] || fail "SEARCH_ENDPOINT: there is no search service '$name' in the subscription. Create it with --auth-options aadOrApiKey, or correct the name."
+}
+
 # --- planning
 
 step() { # why, what the answer is, the command
@@ -266,6 +287,10 @@ role_administrator() { # scope, the one role that may be given and taken there, 
 plan_pipeline_roles() {
   local who=${principal:-@principal} scope
   role "$who" "AzureML Data Scientist" "$DATA_SCIENTIST" "$workspace" "register, run and deploy"
+  if [[ -n $search ]]; then
+    role "$who" "Search Service Contributor" "$SEARCH_CONTRIBUTOR" "$search" "make indexes"
+    role "$who" "Search Index Data Contributor" "$INDEX_CONTRIBUTOR" "$search" "fill and ask them"
+  fi
   if [[ -n $USER_MANAGED_ID ]]; then
     role "$who" "Managed Identity Operator" "$IDENTITY_OPERATOR" "$identity_id" "put it on endpoints"
     for scope in "$workspace" "$vault" $registry $storage; do
@@ -274,6 +299,7 @@ plan_pipeline_roles() {
     return
   fi
   role_administrator "$workspace" "$CONNECTIONS"
+  [[ -z $search ]] || role_administrator "$search" "$INDEX_READER"
   if [[ $vault_has_roles == true ]]; then
     role_administrator "$vault" "$VAULT_SECRETS"
   else
@@ -315,6 +341,9 @@ plan_identity_roles() {
     role "$who" "AcrPull" "$PULL" "$registry" "pull the image"
   else
     notes+=("$WORKSPACE_NAME has no container registry yet: run this again once it has one.")
+  fi
+  if [[ -n $search ]]; then
+    role "$who" "Search Index Data Reader" "$INDEX_READER" "$search" "search the flow's documents"
   fi
   if [[ -n $storage ]]; then
     role "$who" "Storage Blob Data Reader" "$BLOBS" "$storage" "read the model"
@@ -443,6 +472,7 @@ show_variables() {
   for name in SUBSCRIPTION_ID RESOURCE_GROUP_NAME WORKSPACE_NAME KEY_VAULT_NAME; do
     printf '  %s=%s\n' "$name" "${!name}"
   done
+  [[ -z $search ]] || printf '  SEARCH_ENDPOINT=%s\n' "$SEARCH_ENDPOINT"
   [[ -z $USER_MANAGED_ID ]] || printf 'USER_MANAGED_ID in configs/deployment_config.json: %s\n' "$USER_MANAGED_ID"
   printf 'A role can take up to 15 minutes to take effect.\n'
 }
@@ -451,6 +481,7 @@ main() {
   read_settings
   read_sign_in
   look_around
+  look_for_search
   plan_application
   if [[ $AUTH == secret ]]; then plan_secret; else plan_federation; fi
   plan_identity

@@ -28,7 +28,9 @@ from . import (
     login,
     machine_learning,
     online,
+    own_identity,
     registry,
+    search,
     serving,
     vault,
     vault_secrets,
@@ -47,7 +49,7 @@ def services() -> list[Host]:
     """Which module answers for which host. A further service is one more line here."""
     modules = (
         *(authorization, online, jobs, machine_learning),
-        *(identities, vault, registry, web, arm),
+        *(identities, vault, registry, search, web, arm),
     )
     resource_manager = [route for module in modules for route in module.ROUTES]
     hosts: dict[str, list[Route]] = {
@@ -58,6 +60,7 @@ def services() -> list[Host]:
         "{server}.inference.ml.azure.com": serving.ROUTES,
         "{server}.cloudapp.azure.com": serving.ROUTES,
         "{registry}.azurecr.io": registry.DOOR,
+        "{service}.search.windows.net": search.DOOR,
         "{vault}.vault.azure.net": vault_secrets.DOOR,
         "{site}.azurewebsites.net": web.DOOR,
         "{anything}": [],
@@ -95,10 +98,12 @@ def furnished(settings: Settings, folder: Path) -> State:
     machine_learning.furnish(resources, settings)
     vault.furnish(resources, settings)
     registry.furnish(resources, settings)
+    search.furnish(resources, settings)
     state = State(
         settings, folder, resources, arm.Operations(settings), blob.Blobs(folder / "blobs")
     )
     state.random.seed(settings.seed)
+    search.admit(state)
     return state
 
 
@@ -110,7 +115,9 @@ async def serve(settings: Settings, folder: Path) -> None:
     app.state.azure = state
     proxy = Proxy(0)
     recorder = Recorder(app, proxy.drop)
-    app.routes.insert(0, Host(CONTROL, Router(control.routes(recorder, proxy))))
+    app.routes.insert(
+        0, Host(CONTROL, Router([*control.routes(recorder, proxy), *own_identity.ROUTES]))
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             recorder,
@@ -127,6 +134,11 @@ async def serve(settings: Settings, folder: Path) -> None:
     proxy.port = server.servers[0].sockets[0].getsockname()[1]
     gate = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
     port = gate.sockets[0].getsockname()[1]
+    state.way_out = {
+        **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), f"http://127.0.0.1:{port}"),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
+        **dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), str(authority.bundle)),
+    }
     print(json.dumps({"port": port, "ca": str(authority.bundle)}), flush=True)
     await asyncio.to_thread(sys.stdin.read)
     for container in state.containers.values():

@@ -63,8 +63,8 @@ async def token(request: Request) -> Response:
     )
 
 
-def issue(state: State, audience: str) -> str:
-    """A token of the service principal for a service."""
+def issue(state: State, audience: str, principal: str = "") -> str:
+    """A token of the service principal, or of another principal, for a service."""
     settings, now = state.settings, int(time.time())
     claims = {
         "aud": audience,
@@ -73,7 +73,7 @@ def issue(state: State, audience: str) -> str:
         "nbf": now,
         "exp": now + LIFETIME_S,
         "appid": settings.client_id,
-        "oid": settings.object_id,
+        "oid": principal or settings.object_id,
         "tid": settings.tenant,
         "idtyp": "app",
     }

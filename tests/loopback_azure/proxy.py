@@ -19,6 +19,7 @@ ALLOWED = (
     "*.api.azureml.ms",
     "*.inference.ml.azure.com",
     "*.cloudapp.azure.com",  # the front end of an attached Kubernetes cluster
+    "*.search.windows.net",
     "*.vault.azure.net",
     "*.azurecr.io",
     "*.azurewebsites.net",

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from . import collector
+from . import collector, own_identity
 from .errors import AzureError, Json, invalid
 from .login import claims
 from .machine_learning import ACCOUNT
@@ -82,7 +82,7 @@ async def start(state: State, deployment: Json) -> None:
     (folder / "container.log").unlink(missing_ok=True)
     _check_image(state, deployment["properties"])
     try:
-        container = await _load(state, deployment["properties"], folder)
+        container = await _load(state, deployment, folder)
     except AzureError:
         raise
     except Exception as error:  # whatever a flow does on import, its container has crashed
@@ -107,12 +107,16 @@ def _check_image(state: State, properties: Json) -> None:
         raise AzureError(400, "ImageBuildFailure", message)
 
 
-async def _load(state: State, properties: Json, folder: Path) -> Container:
-    """The container of a deployment."""
+async def _load(state: State, deployment: Json, folder: Path) -> Container:
+    """The container of a deployment, with the endpoint's identity."""
+    properties = deployment["properties"]
     model = state.resources[model_of(properties) or ""]
     files = folder / f"model-{next(_NUMBERS)}"  # what served before still reads its own
     state.blobs.export(stored_at(state, model["properties"]["modelUri"]), files)
     environment = {k: str(v) for k, v in (properties.get("environmentVariables") or {}).items()}
+    endpoint = state.resources[deployment["id"].rsplit("/", 2)[0]]
+    identity = endpoint.get("identity") or {}
+    environment |= own_identity.variables(state, identity, "MSI_ENDPOINT", "MSI_SECRET")
     return await load(files, environment, folder)
 
 

@@ -38,6 +38,7 @@ class Settings:
     `run_s` is how many seconds a flow run or a job is NotStarted, Preparing, and at least Running.
     `run_fails` is the message with which runs fail instead of starting; `run_hangs` lets them stay
     in Running. `connections` are the workspace's, each with its type, address and key in clear.
+    `search_lag_s` is how long a search service does not find what was uploaded.
     `seed` decides which deployment a request goes to where traffic is split.
     """
 
@@ -62,6 +63,7 @@ class Settings:
     run_fails: str = ""
     run_hangs: bool = False
     connections: list[Json] = field(default_factory=list)
+    search_lag_s: float = 0.0
     seed: int = 0
 
     @property
@@ -121,7 +123,11 @@ class Resources:
 
 @dataclass
 class State:
-    """Everything a request may read or change."""
+    """Everything a request may read or change.
+
+    `own_identities` are the principals of a container by its secret and their client ids, `way_out`
+    its variables that lead to this Azure.
+    """
 
     settings: Settings
     folder: Path
@@ -132,6 +138,8 @@ class State:
     flow_runs: dict[str, FlowRun] = field(default_factory=dict)
     jobs: dict[str, JobRun] = field(default_factory=dict)
     keys: dict[str, dict[str, str]] = field(default_factory=dict)
+    own_identities: dict[str, dict[str, str]] = field(default_factory=dict)
+    way_out: dict[str, str] = field(default_factory=dict)
     signing_key: str = field(default_factory=lambda: uuid.uuid4().hex)
     random: random.Random = field(default_factory=random.Random)
 

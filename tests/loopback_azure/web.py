@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from . import authorization, registry, serving, vault_secrets
+from . import authorization, own_identity, registry, serving, vault_secrets
 from .arm import get_resource
 from .errors import AzureError, Json
 from .machine_learning import describe
@@ -173,6 +173,11 @@ def _prepared(state: State, path: str) -> tuple[Path, dict[str, str]]:
     variables = {name: _resolved(state, site, text) for name, text in settings.items()}
     if variables.get("WEBSITES_PORT") != PORT:
         raise TimeoutError(f"didn't respond to HTTP pings on {variables.get('WEBSITES_PORT')}")
+    assigned = (site.get("identity") or {}).get("userAssignedIdentities", {})
+    known = {name: state.resources[name]["properties"] for name in assigned}
+    variables |= own_identity.variables(
+        state, {"userAssignedIdentities": known}, "IDENTITY_ENDPOINT", "IDENTITY_HEADER"
+    )
     place = folder / variables["AZUREML_MODEL_DIR"].removeprefix(ROOT)
     (model,) = place.iterdir()
     return model, variables

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmops import approval, image, registration, rollout
-from llmops.azure import roles, specification, workspace
+from llmops.azure import roles, search_access, specification, workspace
 from llmops.azure.check import Tester
 from llmops.azure.online import Online
 from llmops.azure.specification import Case
@@ -40,17 +40,20 @@ def deploy(settings: Settings) -> int:
     more = {"azure-requirements.txt": AZURE} if case.workspace_connections else {}
     context = image.files(more | image.locks(case.experiment))
     wanted = specification.wanted(case, registered, image.digest(context))
+    search = search_access.target(case.experiment, registered)
+    search_access.check(search, registered)
     with workspace.explained(case.where):
+        wanted = search_access.prepared(case.where, wanted, search)
+        needs = (*_needs(wanted), *search_access.needs(case.where, search))
         online = Online(case.where, workspace.client(case.where))
         online.require_model(registered.model.name, registered.model.version)
         if case.kind == "kubernetes" and case.entry.COMPUTE_NAME:
             online.require_compute(case.entry.COMPUTE_NAME)
         found = online.settled(case.entry.ENDPOINT_NAME, settings.wait_s)
         exists = online.has_environment(wanted.deployment.environment)
-        plan = rollout.roll_out(wanted, found, exists, _missing_roles(case, wanted, found))
-        return follow(
-            Rollout(online, case, plan, found, wanted, context, settings.wait_s), settings.plan
-        )
+        plan = rollout.roll_out(wanted, found, exists, _missing_roles(case, wanted, found, needs))
+        work = Rollout(online, case, plan, found, wanted, context, needs, settings.wait_s)
+        return follow(work, settings.plan)
 
 
 def rollback(settings: Settings) -> int:
@@ -77,6 +80,7 @@ class Rollout(Rolling):
     case: Case
     wanted: Wanted | None = None
     context: dict[str, Path] = field(default_factory=dict)
+    needs: Sequence[roles.Need] = ()
     wait_s: float = 0
     granted: bool = False
 
@@ -89,7 +93,9 @@ class Rollout(Rolling):
         }
 
     def _ask(self, url: str, deployment: str) -> Verdict:
-        return Tester(self.online, self.case).ask(url, deployment)
+        tester = Tester(self.online, self.case)
+        wait_s = self.wait_s if self.granted else 0
+        return search_access.patiently(lambda: tester.ask(url, deployment), wait_s)
 
     def _endpoint(self, step: Step) -> None:
         assert self.wanted
@@ -105,7 +111,7 @@ class Rollout(Rolling):
         assert self.wanted
         principal = _principal(self.case, self.wanted, self.now)
         assert principal
-        given = roles.grant(self.case.where, principal, _needs(self.wanted))
+        given = roles.grant(self.case.where, principal, self.needs)
         self.granted = any(one.made for one in given)
 
     def _environment(self, step: Step) -> None:
@@ -154,6 +160,8 @@ def _principal(case: Case, wanted: Wanted, found: Found | None) -> str | None:
     return found.principal if found else None
 
 
-def _missing_roles(case: Case, wanted: Wanted, found: Found | None) -> Sequence[str] | None:
+def _missing_roles(
+    case: Case, wanted: Wanted, found: Found | None, needs: Sequence[roles.Need]
+) -> Sequence[str] | None:
     principal = _principal(case, wanted, found)
-    return roles.missing(case.where, principal, _needs(wanted)) if principal else None
+    return roles.missing(case.where, principal, needs) if principal else None

@@ -104,6 +104,7 @@ def _manifest(candidate: Candidate, model: Asset, data: tuple[Asset, ...]) -> Re
         registered_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         run=approval.run_of(candidate.summary),
         judges=candidate.judges,
+        index=candidate.summary.index,
     )
 
 

@@ -147,10 +147,19 @@ def principal_of(where: Place, identity: str) -> str:
     Raises:
         UserError: there is no such identity, or it cannot be read.
     """
+    return _identity(where, identity, "principalId")
+
+
+def client_of(where: Place, identity: str) -> str:
+    """The client id of a user-assigned identity; named, and raises, as `principal_of`."""
+    return _identity(where, identity, "clientId")
+
+
+def _identity(where: Place, identity: str, key: str) -> str:
     kind = "Microsoft.ManagedIdentity/userAssignedIdentities"
     path = identity if identity.startswith("/") else where.id(kind, identity)
     with explained(where), manager() as call:
-        return str(call("GET", path, IDENTITIES)["properties"]["principalId"])
+        return str(call("GET", path, IDENTITIES)["properties"][key])
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llmops import probe
+from llmops.azure import search_access
 from llmops.azure.site import App, Site
 from llmops.deployment import WebApp
 from llmops.errors import UserError
@@ -20,13 +21,17 @@ from llmops.subject import Subject
 
 @dataclass
 class Swap:
-    """The way from the app `before` (null: there is none) to the one that is `wanted`."""
+    """The way from the app `before` (null: there is none) to the one that is `wanted`.
+
+    `granted` says that its identity was given a role just now.
+    """
 
     case: Subject[WebApp]
     site: Site
     before: App | None
     wanted: App
     wait_s: float
+    granted: bool = False
 
     @cached_property
     def plan(self) -> Plan:
@@ -76,7 +81,8 @@ class Swap:
                 f"web app '{name}' does not become healthy: {problem}. Its log: "
                 f"az webapp log tail --ids {self.site.scope}"
             )
-        if problem := ask(self.case, app).problem:
+        wait_s = self.wait_s if self.granted else 0
+        if problem := search_access.patiently(lambda: ask(self.case, app), wait_s).problem:
             raise RejectedError(f"web app '{name}' did not pass its test: {problem}.")
 
     @property

@@ -5,14 +5,14 @@ The order: identity, its roles, image, secrets, plan, web app with its test.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmops import approval, image, registration
-from llmops.azure import roles, specification, webapp_specification, workspace
+from llmops.azure import roles, search_access, specification, webapp_specification, workspace
 from llmops.azure.manager import Call, Json, manager, optional
 from llmops.azure.registry import Registry
 from llmops.azure.site import OURS, PRIOR, WEB, App, Site, config
@@ -45,9 +45,13 @@ def deploy(settings: Settings) -> int:
     case, registered = webapp_specification.read(settings), registration.load()
     approval.check(case.experiment, registered, settings)
     public, secret = webapp_specification.variables(case, registered)
+    search = search_access.target(case.experiment, registered)
+    search_access.check(search, registered)
+    public = {**search_access.variables(search), **public}
     with TemporaryDirectory() as folder, _azure(case) as call:
         context = webapp_specification.context(case, registered, settings, Path(folder))
-        work = Rollout(case, call, context, public, secret, settings.wait_s)
+        needs = search_access.needs(case.where, search)
+        work = Rollout(case, call, context, public, secret, needs, settings.wait_s)
         return follow(work, settings.plan)
 
 
@@ -84,7 +88,8 @@ def check(settings: Settings) -> int:
 class Rollout:
     """Finds out what is there and what is to be done, and does it.
 
-    `context` are the files of the image, `public` and `secret` the app settings.
+    `context` are the files of the image, `public` and `secret` the app settings, `needs` the roles
+    that the identity needs besides those of every web app.
     """
 
     def __init__(
@@ -94,10 +99,11 @@ class Rollout:
         context: Mapping[str, Path],
         public: Mapping[str, str],
         secret: Mapping[str, str],
+        needs: Sequence[roles.Need],
         wait_s: float,
     ) -> None:
         self.case, self._call, self._wait_s, self._context = case, call, wait_s, context
-        self._public, self._secret = public, secret
+        self._public, self._secret, self._more = public, secret, needs
         self._image = f"{slug(case.experiment.name).lower()}:{image.digest(dict(context))}"
         entry, where = case.entry, case.where
         group = entry.WEB_APP_RG_NAME
@@ -125,7 +131,7 @@ class Rollout:
         """Do every step; raises RejectedError where the web app fails its test."""
         doing = {
             "identity": self._make_identity,
-            "roles": lambda: roles.grant(self.case.where, self._principal, self._needs),
+            "roles": self._grant,
             "image": lambda: self._registry.build(self._image, self._context, self._wait_s),
             "secrets": self._write_secrets,
             "plan": self._put_plan,
@@ -198,12 +204,16 @@ class Rollout:
     @property
     def _needs(self) -> list[roles.Need]:
         vault = [roles.Need(roles.VAULT_SECRETS, "keyVault")] if self._vault else []
-        return [roles.Need(roles.PULL, self._registry.scope), *vault]
+        return [roles.Need(roles.PULL, self._registry.scope), *vault, *self._more]
 
     @property
     def _stale(self) -> dict[str, str]:
         """The secrets that the vault does not have."""
         return {n: text for n, text in self._secret.items() if not self._references[n]}
+
+    def _grant(self) -> None:
+        given = roles.grant(self.case.where, self._principal, self._needs)
+        self._swap.granted = any(one.made for one in given)
 
     def _make_identity(self) -> None:
         body: Json = {"location": self._region}

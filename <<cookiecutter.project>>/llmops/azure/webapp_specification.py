@@ -12,6 +12,7 @@ from llmops.azure.specification import ENCODED, FLOW, SERVING, CloudSubject
 from llmops.deployment import CONFIG, WebApp
 from llmops.errors import UserError
 from llmops.files import slug
+from llmops.indexing import upkeep
 from llmops.registration import REGISTRATION, Registration
 from llmops.settings import Settings
 
@@ -51,6 +52,7 @@ def context(
     if variant is None:
         raise UserError(f"{REGISTRATION}: variant '{name}' is not there now. Register again.")
     place = folder / slug(case.experiment.name)
+    upkeep.require(case.experiment, checked.flow or case.flow)
     packed = package.package(checked.flow or case.flow, variant, place)
     if package.flow_hash(packed) != registered.model.content_hash:
         raise UserError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from llmops import stopping
 from llmops.answers import Answers
 from llmops.config import Index, Limits
 from llmops.errors import UserError
-from llmops.files import unwritable
+from llmops.files import locked, unwritable
 from llmops.indexing import chunks, documents, embedding, kept, manifest, reading, service, store
 from llmops.indexing.chunks import Chunk, Vectors
 from llmops.indexing.documents import Document
@@ -24,6 +24,7 @@ from llmops.indexing.manifest import Counted, Embedding, Manifest, Origin, Place
 
 ORIGINS: Mapping[str, Origin] = {"live": "live", "record": "live", "replay": "recorded"}
 NEW, OLD, SERVED = "new", "old", "served"
+PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -209,22 +210,18 @@ def _manifest(place: Place, found: _Cut, dimensions: int, origin: Origin) -> Man
     )
 
 
-@contextmanager
-def _alone(place: Place) -> Iterator[None]:
+def _alone(place: Place) -> AbstractContextManager[None]:
     """One build at a time; another one waits."""
-    path = place.workshop / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise unwritable(path, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another task builds the index; waiting ...", file=sys.stderr, flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    told: list[str] = []
+
+    def wait() -> bool:
+        if not told:
+            told.append("Another task builds the index; waiting ...")
+            print(told[0], file=sys.stderr, flush=True)
+        time.sleep(PAUSE_S)
+        return True
+
+    return locked(place.workshop / ".lock", "", wait)
 
 
 @contextmanager
