@@ -174,7 +174,7 @@ def large_index(folder: Path, dimensions: int) -> Iterator[tuple[str, Any]]:
         version="0" * 64,
         documents={"d.txt": manifest.Counted(sha256="0" * 64, chunks=SEARCHED)},
         chunks=SEARCHED,
-        embedding=manifest.Embedding(model="m", dimensions=dimensions, origin="live"),
+        embedding=manifest.Embedding(model="m", dimensions=dimensions, chosen=True, origin="live"),
         chunking=manifest.Chunking(words=WORDS, overlap=0),
     )
     (folder / "index.json").write_text(manifest.dump(made))

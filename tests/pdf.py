@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from write_pdf import assembled
+
 
 def document(pages: Sequence[str]) -> bytes:
     """A PDF with these pages; a page without text is one like a scan's."""
@@ -21,7 +23,7 @@ def document(pages: Sequence[str]) -> bytes:
         )
         content = _content(text)
         objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
-    return _assembled(objects)
+    return assembled([text.encode("cp1252") for text in objects])
 
 
 def _content(text: str) -> str:
@@ -33,16 +35,3 @@ def _content(text: str) -> str:
         for line in text.split("\n")
     ]
     return "BT /F1 12 Tf 14 TL 72 770 Td " + " ".join(f"({line}) Tj T*" for line in lines) + " ET"
-
-
-def _assembled(objects: Sequence[str]) -> bytes:
-    body = b"%PDF-1.4\n"
-    places = []
-    for number, content in enumerate(objects, 1):
-        places.append(len(body))
-        body += f"{number} 0 obj\n{content}\nendobj\n".encode("cp1252")
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    size = len(objects) + 1
-    end = f"xref\n0 {size}\n0000000000 65535 f \n{table}"
-    end += f"trailer\n<< /Size {size} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF\n"
-    return body + end.encode()

@@ -7,6 +7,9 @@ request: the first line of the answers file, {"when": ["substring", …], "answe
 substrings occur in the messages, else an echo of the last message. An answer that is a list is
 given in turn, one at a time. Each answer takes `--delay` seconds.
 
+Embeddings are bytes of a hash, as many as the request's `dimensions` says, or what the module of
+`--vectors` makes of the text.
+
 Faults make it misbehave, in the order of the list. Each has optionally `when` (a substring of the
 messages), `times` (how often, default always) and `share` (of the requests, evenly), and one of
 
@@ -21,6 +24,7 @@ import argparse
 import asyncio
 import base64
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -32,7 +36,7 @@ import tempfile
 import threading
 import urllib.request
 from array import array
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -120,11 +124,22 @@ def response(request: Json, prompt: str, answer: str) -> Json:
     }
 
 
+def hashed(text: str, dimensions: int) -> list[float]:
+    """Numbers that are the same for the same text, and mean nothing."""
+    digest = hashlib.sha256(text.encode()).digest()
+    more = hashlib.shake_256(digest).digest(max(0, dimensions - len(digest)))
+    return [byte / 255 for byte in (digest + more)[:dimensions]]
+
+
+vectors: list[Callable[[str, int], list[float]]] = [hashed]
+"""What makes a vector of a text; `--vectors` puts another one in its place."""
+
+
 def embeddings(request: Json, prompt: str, _: str) -> Json:
-    """Eight numbers for each input, the same for the same text."""
+    """As many numbers for each input as were asked for (default: eight)."""
     data = []
     for index, text in enumerate(texts_of(request)):
-        vector: Any = [byte / 255 for byte in hashlib.sha256(text.encode()).digest()[:8]]
+        vector: Any = vectors[0](text, request.get("dimensions") or 8)
         if request.get("encoding_format") == "base64":
             vector = base64.b64encode(array("f", vector).tobytes()).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
@@ -359,22 +374,31 @@ def serve(model: Model, port: int) -> None:
 class StandIn:
     """The server as a child process, for a `with` block.
 
-    `answers` and `faults` are lists as described at the top of this file; `delay` is in seconds.
+    `answers` and `faults` are lists as described at the top of this file; `delay` is in seconds,
+    `vectors` a module beside this file that makes the embeddings.
     """
 
     def __init__(
-        self, delay: float = 0.0, answers: Sequence[Json] = (), faults: Sequence[Json] = ()
+        self,
+        delay: float = 0.0,
+        answers: Sequence[Json] = (),
+        faults: Sequence[Json] = (),
+        vectors: str = "",
     ) -> None:
         self.delay = delay
         self.answers = list(answers)
         self._faults = list(faults)
+        self._vectors = ["--vectors", vectors] if vectors else []
 
     def __enter__(self) -> Self:
         with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
             file.writelines(json.dumps(answer) + "\n" for answer in self.answers)
             file.flush()
             self._child = subprocess.Popen(
-                [sys.executable, __file__, "--delay", str(self.delay), "--answers", file.name],
+                [
+                    *(sys.executable, __file__, "--delay", str(self.delay)),
+                    *("--answers", file.name, *self._vectors),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -426,8 +450,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A model server for tests and benchmarks.")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds an answer takes")
     parser.add_argument("--answers", type=Path, help='JSON Lines of {"when": […], "answer": "…"}')
+    parser.add_argument("--vectors", help="a module with vector(text, dimensions) for embeddings")
     parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.vectors:
+        vectors[0] = importlib.import_module(arguments.vectors).vector
     lines = arguments.answers.read_text(encoding="utf-8").split("\n") if arguments.answers else []
     serve(Model(arguments.delay, [json.loads(line) for line in lines if line]), arguments.port)
 

@@ -553,7 +553,7 @@ def test_the_schema_refuses_what_loading_refuses() -> None:
 
 
 def test_all_examples_are_there() -> None:
-    assert len({file.parent for file in FILES}) == 4
+    assert len({file.parent for file in FILES}) == 5
 
 
 def test_two_datasets_of_one_evaluator_over_the_same_runs(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ INDEX: Json = {
 }
 SEARCH = LIBRARY / "examples/question_answering/flows/standard/search.py"
 LEAVE = "# Leave\n\nThirty days.\n\n## Parents\n\nFourteen weeks for parents.\n"
-TRAMS = "<h1>Trams</h1><p>Line <b>4</b> runs every\nten minutes.</p><script>wrong()</script>"
+TRAMS = (
+    "<!DOCTYPE html><h1>Trams</h1><p>Line <b>4</b> runs every\nten minutes.</p>"
+    "<script>wrong()</script>"
+)
 NUMBERED = " ".join(f"w{number}" for number in range(400))
 FLOW = """
 from search import search
@@ -162,6 +165,7 @@ def test_the_manifest_says_what_it_is_of(use: UseCase, run: Run) -> None:
     assert made["embedding"] == {
         "model": "vectors-small",
         "dimensions": DIMENSIONS,
+        "chosen": True,
         "origin": "live",
     }
     assert made["chunking"] == {"words": 120, "overlap": 20}

@@ -1,14 +1,9 @@
 """A judge's agreement with people: the figures by hand, and what a task makes of them."""
 
-# ruff: noqa: F401, F811 - the fixture `browser` is a parameter
-
 from __future__ import annotations
 
-import json
 import re
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,14 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmops import agreement, metrics, registration, report, summary
+from llmops import agreement, metrics, registration, summary
 from llmops.agreement import kappa, measure
 from llmops.approval import run_of
-from llmops.config import load
-from llmops.summary import Summary
 from standin import StandIn
 from test_compare import commit, git
-from test_report import Opened, browser
+from test_report import Opened
 from usecase import AOAI, ASK, Outcome, UseCase
 
 Json = dict[str, Any]

@@ -19,6 +19,7 @@ import llmops
 import pytest
 import test_deploy
 import test_webapp
+from forks import Forks
 from llmops.indexing import chunks, reading
 from loopback_azure import LoopbackAzure
 from test_deploy import Said
@@ -44,7 +45,6 @@ GRADE = """
 def run(answer, truth):
     return {"match": float(answer.startswith(truth))}
 """
-Fork = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def azure() -> Iterator[LoopbackAzure]:
         assert azure.refused == []
 
 
-fork = test_deploy.fork
+forks = test_deploy.forks
 
 
 class Searching:
@@ -150,7 +150,7 @@ class Case(Searching, test_deploy.Case):
 
 @pytest.fixture
 def make(
-    azure: LoopbackAzure, fork: Fork, request: pytest.FixtureRequest, tmp_path: Path
+    azure: LoopbackAzure, forks: Forks, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[[bool], Case]:
     azure.forget()
     azure.change(operation_s=0.1, cores=1000, propagation_s=0, denied=[])
@@ -158,7 +158,7 @@ def make(
     def make(service: bool) -> Case:
         place = tmp_path / f"{request.node.name[5:19]}{tmp_path.name[-3:]}"
         place.mkdir()
-        case = Case(place, azure, fork)
+        case = Case(place, azure, forks)
         case.furnish(service=service)
         return case
 
@@ -337,10 +337,10 @@ class WebCase(Searching, test_webapp.Case):
 
 
 @pytest.mark.parametrize("service", [True, False])
-def test_a_web_app(azure: LoopbackAzure, fork: Fork, tmp_path: Path, service: bool) -> None:
+def test_a_web_app(azure: LoopbackAzure, forks: Forks, tmp_path: Path, service: bool) -> None:
     azure.forget()
     azure.change(denied=[], propagation_s=0)
-    case = WebCase(tmp_path, azure, fork, f"web-search-{service}".lower())
+    case = WebCase(tmp_path, azure, forks, f"web-search-{service}".lower())
     case.furnish(service=service)
     case.prepare()
     before = case.readers()

@@ -233,8 +233,8 @@ def test_content_is_logged_where_it_is_asked_for_but_never_a_key(
     with Served(use, **live(model), LOG_CONTENT="1") as served:
         served.score(asked)
         served.events(asked)
-        lines = served.lines
-        text = served.log.read_text(encoding="utf-8")
+    lines = served.lines  # all of them: a server writes the last one after it has answered
+    text = served.log.read_text(encoding="utf-8")
     assert lines[0]["inputs"]["question"] == "is *** right?"
     assert lines[0]["outputs"]["answer"] == "echo: is *** right?"
     assert lines[1]["outputs"] == lines[0]["outputs"]

@@ -204,7 +204,12 @@ def _manifest(place: Place, found: _Cut, dimensions: int, origin: Origin) -> Man
             for one in found.documents
         },
         chunks=len(found.chunks),
-        embedding=Embedding(model=block.model, dimensions=dimensions, origin=origin),
+        embedding=Embedding(
+            model=block.model,
+            dimensions=dimensions,
+            chosen=block.dimensions is not None,
+            origin=origin,
+        ),
         chunking=manifest.Chunking(words=block.chunk_words, overlap=block.overlap_words),
         search=service.target(place),
     )

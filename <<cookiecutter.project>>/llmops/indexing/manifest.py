@@ -40,10 +40,14 @@ class Counted(Part):
 
 
 class Embedding(Part):
-    """Who embedded: `recorded` are answers from recordings/, which need not be a model's."""
+    """Who embedded: `recorded` are answers from recordings/, which need not be a model's.
+
+    `chosen`: the model was asked for so many dimensions, which not every model lets one do.
+    """
 
     model: str
     dimensions: int
+    chosen: bool
     origin: Origin
 
 

@@ -98,10 +98,10 @@ def html(path: Path) -> Iterator[Section]:
 
 def _lay_out(soup: Any) -> None:
     """Turn the page's blocks and headings into blank lines and marked lines of its text."""
-    from bs4 import Comment
+    from bs4.element import PreformattedString  # comments, the document's type and the like
 
     for string in soup.find_all(string=True):
-        if isinstance(string, Comment):
+        if isinstance(string, PreformattedString):
             string.extract()
         elif string.find_parent("pre") is None:
             string.replace_with(re.sub(rf"[\s{MARK}]+", " ", string))

@@ -66,6 +66,7 @@ def lines(summary: Summary) -> list[str]:
     found = [one for base in bases(summary) for one in of_metrics(summary, base)]
     left = len(found) - LINES
     more = [f"… {left} more comparisons, see the report"] if left > 0 else []
+    found = by_verdict(found) if more else found
     missing = summary.base.not_comparable if summary.base else ()
     pairs = ((one, f"{one.candidate} against {one.base or one.baseline}") for one in found[:LINES])
     return [

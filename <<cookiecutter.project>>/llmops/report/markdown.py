@@ -12,13 +12,13 @@ from llmops.report.inert import code, short, text
 from llmops.report.ranking import RULE, cells, metrics
 from llmops.report.rows import Joined
 from llmops.report.tables import overview
-from llmops.report.words import interval, metric_title, moment, number, spread
+from llmops.report.words import index, interval, metric_title, moment, number, spread
 from llmops.summary import Check, Comparison, Score, Summary
 
 LINES, METRICS, CHECKS, COMPARED, ROWS = 5, 5, 4, 3, 10
 TOP, FEWEST = 40, 2
 """Lines above the details, and rows with an error that stand there in any case."""
-CHECKED = {"fail": "❌", "inconclusive": "⚠️", "skipped": "⚪", "pass": "✅"}
+CHECKED = {"fail": "❌", "inconclusive": "⚠️", "pass": "✅", "skipped": "⚪"}
 OPEN, CLOSE = "<details>", "</details>"
 CUT = "**Cut here: there is no room for more. All of it is in `reports/summary.md` of this run.**\n"
 
@@ -175,5 +175,5 @@ def _foot(summary: Summary) -> list[str]:
     return [
         "Intervals are 95 %. Every row is in `outputs.csv` and `index.html`. "
         f"Of {text(moment(summary.started_at))} · env {code(summary.env)} · "
-        f"target {code(summary.target)}"
+        f"target {code(summary.target)}" + (f" · index: {index(summary)}" if summary.index else "")
     ]

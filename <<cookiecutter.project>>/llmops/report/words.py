@@ -116,5 +116,12 @@ def source(summary: Summary) -> Source:
     return Source(llm.mode, TITLES[llm.mode], " ".join(filter(None, [*sentences, llm.note])))
 
 
+def index(summary: Summary) -> str:
+    """`16 documents, 129 passages, version 3fa94d21c0be`; empty where the flow searches none."""
+    if (found := summary.index) is None:
+        return ""
+    return f"{found.documents:,} documents, {found.chunks:,} passages, version {found.version[:12]}"
+
+
 def _calls(count: int) -> str:
     return f"{count:,} call" if count == 1 else f"{count:,} calls"
