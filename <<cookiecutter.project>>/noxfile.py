@@ -30,10 +30,13 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   STATUS=1            with KIND=local: `make deploy` says how the endpoint is, and changes nothing
   DOWN=1              with KIND=local: `make deploy` ends the endpoint's processes
                       (`make monitor KIND=local` says how its deployments compare)
-  PLAN=1              say what deploy, rollback or onboard would change, and change nothing
+  PLAN=1              say what deploy, cutover, rollback or onboard would change, and change nothing
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
-                      that were granted just now to act
-  FORCE="reason"      register what the gate stops; the reason becomes a tag
+                      that were granted just now to act; cutover: for answers to compare
+  STEPS=1,10,50,100   percent of the traffic for the current deployment, a `make cutover` each
+  REQUESTS=30         what each deployment must have answered since the last step before the next
+  FORCE="reason"      register what the gate stops, the reason becomes a tag; cut over to a flow
+                      that answers differently
   APPROVED_BY=prod    for `make approve` in a pipeline: the environment whose reviewers said yes
   NOTE="words"        a remark to keep with an approval; BASE=<git ref> shows the changes since
   FROM=../my-flow     what `make onboard` brings in: a flow's folder or file, path/flow.py:function,
@@ -189,6 +192,12 @@ def check_endpoint(session: nox.Session) -> None:
 def rollback(session: nox.Session) -> None:
     """Lead all traffic of ENV's endpoint back to the prior deployment."""
     script("rollback", *kind())
+
+
+@nox.session
+def cutover(session: nox.Session) -> None:
+    """Lead traffic one of STEPS on to the current deployment, if it is no worse."""
+    script("cutover", *kind(), *tracking())
 
 
 @nox.session

@@ -136,6 +136,21 @@ def test_a_known_difference_between_deployments_that_answered_different_requests
     ]
 
 
+def test_feedback_is_compared_and_the_tests_of_tasks_do_not_count(use: UseCase) -> None:
+    tests = [request(number, "green", request_id=f"probe-{number}") for number in range(9)]
+    requests(use, share("blue", 40, 40), tests, share("green", 40, 40))
+    said = [
+        {"time": "2026-11-20", "request_id": f"{name}-{number}", "score": number % part == 0}
+        for name, part in (("blue", 1), ("green", 2))
+        for number in range(30)
+    ]
+    use.rows([{**one, "score": float(one["score"])} for one in said], f"{PLACE}/feedback.jsonl")
+    found, _ = result(use)
+    assert [one.requests for one in figures(found).traffic] == [40, 40]
+    one = compared(found, online_figures.FEEDBACK, online_figures.LIVE)
+    assert one.verdict == "worse" and one.difference == pytest.approx(-0.5), one.sentence
+
+
 def test_mirrored_requests_are_compared_in_pairs(use: UseCase) -> None:
     live = share("blue", 40, 20)
     copies = [{**line, "deployment": "green", "mirrored": True, "seconds": 0.6} for line in live]

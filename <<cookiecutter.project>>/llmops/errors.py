@@ -11,6 +11,10 @@ class UserError(Exception):
     """Something the user must fix. The message names file, key, value, choices and what to do."""
 
 
+class BusyError(UserError):
+    """Somebody else is changing the same thing just now, so nothing was done."""
+
+
 class Stopped(KeyboardInterrupt):
     """The task was ended by a signal; the exit code is 128 and the signal's number.
 

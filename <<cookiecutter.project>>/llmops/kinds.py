@@ -18,6 +18,7 @@ class Tasks(NamedTuple):
     deploy: Task
     rollback: Task
     check: Task
+    cutover: Task
 
 
 def deploy(settings: Settings) -> int:
@@ -35,20 +36,32 @@ def check(settings: Settings) -> int:
     return _tasks(settings).check(settings)
 
 
+def cutover(settings: Settings) -> int:
+    """Lead its traffic one step on to the current deployment; 2 as above; raises UserError."""
+    return _tasks(settings).cutover(settings)
+
+
 def _tasks(settings: Settings) -> Tasks:
     """The tasks of a kind, of which only its own part is imported."""
     kind, _ = deployment.choose(settings.env, settings.kind)
     if kind == "local":
         from llmops.local import tasks
 
-        return Tasks(tasks.deploy, tasks.rollback, tasks.check)
+        return Tasks(tasks.deploy, tasks.rollback, tasks.check, tasks.cutover)
     if settings.status or settings.down:
         word = "STATUS" if settings.status else "DOWN"
         raise UserError(f"{word}: only with KIND=local; Azure's portal shows and ends '{kind}'.")
     if kind == "webapp":
         from llmops.azure import webapp
 
-        return Tasks(webapp.deploy, webapp.rollback, webapp.check)
-    from llmops.azure import check, deploy
+        return Tasks(webapp.deploy, webapp.rollback, webapp.check, _no_cutover)
+    from llmops.azure import check, cutover, deploy
 
-    return Tasks(deploy.deploy, deploy.rollback, check.check)
+    return Tasks(deploy.deploy, deploy.rollback, check.check, cutover.cutover)
+
+
+def _no_cutover(settings: Settings) -> int:
+    raise UserError(
+        "KIND: 'webapp': a web app has no deployments to split its traffic between (expected one "
+        "of managed, kubernetes, local). `make deploy` swaps its slots after the test."
+    )

@@ -11,6 +11,9 @@ from typing import Any
 
 from llmops.files import UNENCODABLE
 
+PROBE = "probe-"
+"""How the id of a request begins that a task sends as a test: nobody waits for its answer."""
+
 
 def moment() -> str:
     """The time now, in UTC and to the millisecond."""

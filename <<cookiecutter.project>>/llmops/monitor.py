@@ -101,7 +101,11 @@ def run(settings: Settings) -> int:
     """
     if settings.kind != online.KIND:
         return _score(settings, _load(settings, config.load(settings.env)))
-    seen = online.read(settings)
+    return answered(settings, online.read(settings))
+
+
+def answered(settings: Settings, seen: Seen) -> int:
+    """Score and report what an endpoint answered, deployment by deployment; as `run` otherwise."""
     settings = replace(settings, log="", since=None)
     overlay = Path(f"experiment.{settings.env}.yaml")
     if seen.tables and overlay.is_file():
@@ -143,6 +147,11 @@ def _score(settings: Settings, loaded: _Loaded, seen: Seen | None = None) -> int
     )
     _tell(result, last.gate.checks)
     return code
+
+
+def load() -> Monitor:
+    """The last report; raises OSError and ValueError."""
+    return Monitor.model_validate_json(MONITOR.read_bytes())
 
 
 def sample(table: Table, count: int) -> Path:

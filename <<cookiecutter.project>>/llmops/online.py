@@ -11,7 +11,7 @@ import math
 import os
 from array import array
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -23,6 +23,7 @@ from llmops.config import Experiment
 from llmops.data import Table
 from llmops.errors import UserError
 from llmops.files import slug, unreadable, write_atomically
+from llmops.lines import PROBE
 from llmops.metrics import percentile
 from llmops.online_figures import Traffic, wilson
 from llmops.runs import STORE
@@ -43,7 +44,7 @@ KINDS: Mapping[str, type | tuple[type, ...]] = {
     "request_id": str,
     "deployment": str,
     "status": int,
-    "seconds": (int, float),
+    "seconds": (int, float, type(None)),
 }
 
 
@@ -73,8 +74,8 @@ class Stream:
         """Count a request, and keep its row if it has one; `score` is what a person gave it."""
         status, seconds = record["status"], record["seconds"]
         self.statuses[status] += 1
-        self.recent.append((record["request_id"], status, seconds))
-        if status < REFUSED:
+        self.recent.append((record["request_id"], status, math.nan if seconds is None else seconds))
+        if status < REFUSED and seconds is not None:
             self.seconds.append(seconds)
         given, got = record.get("inputs"), record.get("outputs")
         if status < REFUSED and isinstance(given, dict) and isinstance(got, dict):
@@ -143,11 +144,23 @@ def read(settings: Settings) -> Seen:
     scores, unread = _scores(place / FEEDBACK)
     seen = Seen(place.name, unread=unread)
     with ExitStack() as stack:
-        _read_requests(place, settings.since, scores, seen, stack)
+        unmatched = _read_requests(place, _days(settings.since), scores, seen, stack)
+    seen.unmatched = 0 if settings.since else unmatched
     if not seen.streams:
         when = f" of {settings.since}" if settings.since else ""
         raise UserError(f"{place / REQUESTS}: no request{when}. Send some to the endpoint first.")
     seen.prior, seen.current = _roles(seen)
+    seen.replayed = _replayed(place)
+    _find_tables(seen)
+    return seen
+
+
+def after(place: Path, since: str, prior: str, current: str) -> Seen:
+    """What an endpoint answered from a moment on, `since` as the log has it; may be nothing."""
+    scores, unread = _scores(place / FEEDBACK)
+    seen = Seen(place.name, unread=unread, prior=prior, current=current)
+    with ExitStack() as stack:
+        _read_requests(place, lambda time: time >= since, scores, seen, stack)
     seen.replayed = _replayed(place)
     _find_tables(seen)
     return seen
@@ -249,15 +262,28 @@ def _scores(path: Path) -> tuple[dict[str, float], int]:
     return found, unread
 
 
+def _days(since: Period | None) -> Callable[[str], bool]:
+    """Whether a line's time is of these days."""
+    return lambda time: since is None or since.touches(time[:10].replace("-", "/"))
+
+
 def _read_requests(
-    place: Path, since: Period | None, scores: Mapping[str, float], seen: Seen, stack: ExitStack
-) -> None:
+    place: Path,
+    wanted: Callable[[str], bool],
+    scores: Mapping[str, float],
+    seen: Seen,
+    stack: ExitStack,
+) -> int:
+    """Fill `seen` with the requests of the wanted times; how much feedback is to none of them.
+
+    The tests that tasks send are passed over: they are not what people asked.
+    """
     answered: dict[str, Stream] = {}
     for record in _records(place / REQUESTS, stack):
         if record is None or not all(isinstance(record.get(k), t) for k, t in KINDS.items()):
             seen.unread += 1
             continue
-        if since and not since.touches(record["time"][:10].replace("-", "/")):
+        if not wanted(record["time"]) or record["request_id"].startswith(PROBE):
             continue
         seen.first, seen.last = seen.first or record["time"], record["time"]
         if not record["deployment"]:
@@ -270,7 +296,7 @@ def _read_requests(
             answered[record["request_id"]] = stream
     for request, stream in answered.items():
         stream.said.append(scores[request])
-    seen.unmatched = 0 if since else len(scores) - len(answered)
+    return len(scores) - len(answered)
 
 
 def _stream(seen: Seen, record: Mapping[str, Any], stack: ExitStack) -> Stream:

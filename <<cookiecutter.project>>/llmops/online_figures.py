@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 
 LIVE, MIRRORED = "live requests", "mirrored requests"
-ERRORS, LATENCY = "error share", "latency p50 (s)"
+ERRORS, LATENCY, FEEDBACK = "error share", "latency p50 (s)", "feedback"
 RULES = Rules(frozenset({ERRORS, LATENCY}))
 PAIRS = 1000
 """The last mirrored requests, of which errors and latency are compared in pairs."""
@@ -267,7 +267,13 @@ def _of_traffic(seen: Seen) -> Iterator[Comparison]:
     found = [*(_live(new, old) if old and new else ())]
     found += _mirrored(copies, old) if old and copies else ()
     replayed = {seen.prior, seen.current} & {*seen.replayed}
-    yield from (one for one in found if one.metric != LATENCY or not replayed)
+    known = (one for one in found if one.metric != LATENCY or _timed(one))
+    yield from (one for one in known if one.metric != LATENCY or not replayed)
+
+
+def _timed(one: Comparison) -> bool:
+    """Whether either side has a latency: what Azure ML collects has none."""
+    return one.baseline_value is not None or one.candidate_value is not None
 
 
 def _live(new: Stream, old: Stream) -> Iterator[Comparison]:
@@ -282,6 +288,19 @@ def _live(new: Stream, old: Stream) -> Iterator[Comparison]:
         between = apart(values[0], each[0], values[1], each[1])
     medians = (_one(side, LATENCY, side.latency_s.p50) for side in (now, then))
     yield compare_apart(LATENCY, next(medians), next(medians), between, RULES)
+    if new.said and old.said:
+        said = _said(new.said), _said(old.said)
+        means = (
+            _plain(Evidence(stream.deployment, LIVE, "", {FEEDBACK: measure}), FEEDBACK)
+            for stream, measure in zip((new, old), said, strict=True)
+        )
+        yield compare_apart(FEEDBACK, next(means), next(means), _drawn_apart(*said), RULES)
+
+
+def _said(scores: Sequence[float]) -> Measure:
+    """The mean of what people gave, and that of each draw."""
+    drawn = [fmean(scores[at] for at in draw) for draw in metrics.draws(len(scores))]
+    return Measure(fmean(scores), len(scores), drawn)
 
 
 def _one(side: Traffic, name: str, value: float | None) -> Evidence:

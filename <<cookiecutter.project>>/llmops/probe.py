@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import httpx
 
 from llmops.errors import UserError
 from llmops.flows import Flow
+from llmops.lines import PROBE
 
 TIMEOUT_S = 120.0
 PAUSES_S = (1.0, 3.0)
@@ -66,7 +68,8 @@ def ask(
     """Send the request some times; the first one that goes wrong decides the verdict."""
     took: list[float] = []
     verdict = Verdict(0)
-    with httpx.Client(headers=dict(headers), timeout=TIMEOUT_S) as client:
+    named = {**headers, "x-request-id": PROBE + uuid.uuid4().hex}
+    with httpx.Client(headers=named, timeout=TIMEOUT_S) as client:
         for _ in range(times):
             began = time.perf_counter()
             try:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from llmops import rollout
 from llmops.deployment import Endpoint
-from llmops.errors import FAILED, OK, UserError
+from llmops.errors import FAILED, OK, BusyError, UserError
 from llmops.probe import Verdict
 from llmops.rollout import Found, Plan, Step
 from llmops.subject import Subject
@@ -123,8 +123,8 @@ class Rolling(ABC):
         if verdict.problem:
             raise RejectedError(
                 f"deployment '{step.name}' did not pass its test: {verdict.problem}.\n"
-                f"Traffic is where it was. The deployment is kept without traffic for its log; "
-                f"mend the flow or its settings and run again.\n"
+                f"Traffic is where it was. {_kept(step.name, self.found)}; mend the flow or its "
+                f"settings and run again.\n"
                 f"{self.online.log(self.name, step.name)}".strip()
             )
 
@@ -151,9 +151,14 @@ class Rolling(ABC):
 
     @contextmanager
     def _put_back(self, before: Found) -> Iterator[None]:
-        """On any failure, a signal included, lead traffic to where it was, and say so."""
+        """On any failure, a signal included, lead traffic to where it was, and say so.
+
+        But not where somebody else's change is under way: that would undo it.
+        """
         try:
             yield
+        except BusyError:
+            raise
         except BaseException as error:
             shares = rollout.shares(before.traffic, before.mirror)
             try:
@@ -165,6 +170,12 @@ class Rolling(ABC):
                 ) from error
             print(f"Traffic is put back to what it was: {shares}.", flush=True)
             raise
+
+
+def _kept(deployment: str, found: Found | None) -> str:
+    if share := found.traffic.get(deployment, 0) if found else 0:
+        return f"The deployment takes {share}% of it"
+    return "The deployment is kept without traffic for its log"
 
 
 def follow(work: Work, only_plan: bool) -> int:

@@ -57,7 +57,10 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Found:
-    """An endpoint as Azure has it; `identity` is empty if it is the system's, then `principal`."""
+    """An endpoint as Azure has it; `identity` is empty if it is the system's, then `principal`.
+
+    `since` is the moment from which the traffic is split as it is, empty where nobody noted it.
+    """
 
     name: str
     state: str = READY
@@ -69,6 +72,7 @@ class Found:
     traffic: Shares = field(default_factory=dict)
     mirror: Shares = field(default_factory=dict)
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    since: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,45 @@ def roll_back(entry: Endpoint, found: Found | None) -> Plan:
     split = _traffic(found.name, found, traffic, {})
     steps = () if split.action == "keep" else (_test(prior), split)
     return Plan(steps, traffic, {}, f"Endpoint '{found.name}' has {shares(found.traffic)}.")
+
+
+def shift(entry: Endpoint, found: Found, share: int) -> Plan:
+    """The way from the prior deployment to the current one, as far as this percentage."""
+    prior, current = entry.PRIOR_DEPLOYMENT_NAME, entry.CURRENT_DEPLOYMENT_NAME
+    traffic = {name: part for name, part in ((prior, 100 - share), (current, share)) if part}
+    split = _traffic(found.name, found, traffic, {})
+    now = f"Endpoint '{found.name}' has {shares(found.traffic, found.mirror)}."
+    return Plan((_test(current), split), traffic, {}, now)
+
+
+def share(entry: Endpoint, found: Found | None) -> int:
+    """The percentage that the current deployment takes now; all the rest is the prior one's.
+
+    Raises:
+        UserError: one of the two is absent, the prior one is not healthy, or others take traffic.
+    """
+    if found is None:
+        raise absent(entry.ENDPOINT_NAME)
+    prior, current = entry.PRIOR_DEPLOYMENT_NAME, entry.CURRENT_DEPLOYMENT_NAME
+    if not prior:
+        raise UserError(
+            f"{CONFIG}: PRIOR_DEPLOYMENT_NAME: empty. Name the deployment that the traffic leaves "
+            f"(expected one of {_listed(found)})."
+        )
+    if current not in found.deployments:
+        raise UserError(
+            f"{CONFIG}: CURRENT_DEPLOYMENT_NAME: endpoint '{found.name}' has no deployment "
+            f"'{current}' (there are {_listed(found)}). Run `make deploy` first."
+        )
+    part = found.traffic.get(current, 0)
+    if part < 100:  # else there is nothing left to lead back to the prior one
+        _check_prior(entry, found)
+    if found.traffic.get(prior, 0) + part != 100:
+        raise UserError(
+            f"endpoint '{found.name}' has {shares(found.traffic)}; a cut-over is between "
+            f"'{prior}' and '{current}' alone. Lead all traffic to '{prior}' with `make rollback`."
+        )
+    return part
 
 
 def absent(name: str, key: str = "ENDPOINT_NAME") -> UserError:

@@ -14,6 +14,9 @@ from llmops.errors import UserError
 Target = Literal["local", "azure", "azure-pipeline"]
 TARGETS = get_args(Target)
 FLAGS = ("0", "1", "false", "true")
+STEPS = (1, 10, 50, 100)
+"""Percent of the traffic that a new deployment takes, one step after the other."""
+REQUESTS = 30
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Settings:
     port: int | None = None
     status: bool = False
     down: bool = False
+    steps: tuple[int, ...] = STEPS
+    requests: int = REQUESTS
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -90,7 +95,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         base=given.get("BASE", ""),
         version=given.get("VERSION", ""),
         runs=tuple(words(given.get("RUNS", ""))),
-        sample=_rows(given["SAMPLE"]) if "SAMPLE" in given else None,
+        sample=_rows(given["SAMPLE"], "SAMPLE") if "SAMPLE" in given else None,
         since=_period(given["SINCE"]) if "SINCE" in given else None,
         source=given.get("FROM", ""),
         evaluator=given.get("EVALUATOR", ""),
@@ -102,6 +107,8 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         port=_port(given["PORT"]) if "PORT" in given else None,
         status=_flag(given, "STATUS"),
         down=_flag(given, "DOWN"),
+        steps=_steps(given["STEPS"]) if "STEPS" in given else STEPS,
+        requests=_rows(given["REQUESTS"], "REQUESTS") if "REQUESTS" in given else REQUESTS,
     )
 
 
@@ -117,11 +124,23 @@ def _rows_at_once(text: str) -> int:
     return number
 
 
-def _rows(text: str) -> int:
+def _rows(text: str, name: str) -> int:
     number = whole(text, 9)
     if not number:
-        raise UserError(f"SAMPLE: '{text}' (expected a number of rows, 1 or more).")
+        what = {"SAMPLE": "rows"}.get(name, "requests")
+        raise UserError(f"{name}: '{text}' (expected a number of {what}, 1 or more).")
     return number
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    """Percentages, each more than the one before, the last one 100."""
+    numbers = [whole(word, 3) for word in words(text)]
+    found = tuple(number for number in numbers if number)
+    if len(found) < len(numbers) or found[-1:] != (100,) or sorted({*found}) != [*found]:
+        raise UserError(
+            f"STEPS: '{text}' (expected percentages that rise and end with 100, as 1,10,50,100)."
+        )
+    return found
 
 
 def _port(text: str) -> int:

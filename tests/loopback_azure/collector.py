@@ -17,13 +17,18 @@ from .state import State
 ROOT = "azureml://datastores/workspaceblobstore/paths/modelDataCollector"
 
 
-def collect(state: State, root: str, deployment: Json, inputs: Json, answer: Json) -> None:
-    """Keep a request and its answer below `root`, as often as the sampling rate says."""
+def collect(
+    state: State, root: str, deployment: Json, inputs: Json, answer: Json, request_id: str | None
+) -> None:
+    """Keep a request and its answer below `root`, as often as the sampling rate says.
+
+    `request_id` is the caller's own, if it gave one.
+    """
     collections = (deployment["properties"].get("dataCollector") or {}).get("collections") or {}
     rate = max((float(c.get("samplingRate") or 1) for c in collections.values()), default=0)
     if state.random.random() >= rate:
         return
-    correlation = str(uuid.uuid4())
+    correlation = request_id or str(uuid.uuid4())
     for name, data in (("request", inputs), ("response", answer)):
         if str(collections.get(name, {}).get("dataCollectionMode")).lower() == "enabled":
             _write(state, root, deployment, name, correlation, data)

@@ -200,7 +200,7 @@ async def score(request: Request) -> Response:
     _note(state, f"{endpoint['id']}/deployments/{chosen}", f"POST /score {status}")
     deployment = state.resources[f"{endpoint['id']}/deployments/{chosen}"]
     root = stored_at(state, collector.ROOT)
-    collector.collect(state, root, deployment, inputs, body)
+    collector.collect(state, root, deployment, inputs, body, request.headers.get("x-request-id"))
     headers = {"azureml-model-deployment": str(chosen)}
     if status == 200:
         return JSONResponse(body, headers=headers)

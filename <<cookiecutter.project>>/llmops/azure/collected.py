@@ -43,6 +43,10 @@ REMIND = 100
 STORES = ("AzureBlobDatastore", "AzureDataLakeGen2Datastore")
 
 
+class NothingCollectedError(UserError):
+    """There is no request at the address, or none of the period."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A path in a data store."""
@@ -92,7 +96,7 @@ def _write(
             file.write(json.dumps(row) + "\n")
             count += 1
         if not count:
-            raise UserError(_nothing(address, when, requests))
+            raise NothingCollectedError(_nothing(address, when, requests))
     print(f"log: {count} requests{when} from {address}{_left_out(requests)}", flush=True)
 
 

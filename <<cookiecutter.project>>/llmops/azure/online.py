@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmops import image
 from llmops.azure.workspace import Place, quiet
-from llmops.errors import UserError
+from llmops.errors import BusyError, UserError
+from llmops.lines import moment
 from llmops.rollout import Deployment, Found, Wanted
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ POLL_S = 2.0
 REMIND_S = 60
 LOG_LINES = 15
 NAMES_TAG = "llmops_variables"
+SINCE_TAG = "traffic_since"
+"""When the traffic was split, and how: where it is split otherwise now, nobody knows since when."""
 PORT = 8080
 ROUTES = {
     "liveness_route": {"port": PORT, "path": "/health"},
@@ -92,6 +95,7 @@ class Online:
             _shares(endpoint.traffic),
             _shares(endpoint.mirror_traffic),
             {d.name: d for d in deployments},
+            _since(endpoint.tags, _shares(endpoint.traffic)),
         )
 
     def require_model(self, name: str, version: str) -> None:
@@ -143,13 +147,14 @@ class Online:
 
     def update_endpoint(self, found: Found, description: str) -> None:
         """Set the description, and leave the traffic as it is; also brings one back from Failed."""
-        self._put(found, found.traffic, found.mirror, description)
+        self._put(found, found.traffic, found.mirror, description, {})
 
     def set_traffic(
         self, found: Found, traffic: Mapping[str, int], mirror: Mapping[str, int]
     ) -> None:
-        """Split the traffic and wait for it."""
-        self._put(found, traffic, mirror, found.description)
+        """Split the traffic and wait for it; a tag tells when that was."""
+        tags = {SINCE_TAG: f"{moment()} {_split(traffic)}"}
+        self._put(found, traffic, mirror, found.description, tags)
 
     def _put(
         self,
@@ -157,11 +162,13 @@ class Online:
         traffic: Mapping[str, int],
         mirror: Mapping[str, int],
         description: str,
+        tags: Mapping[str, str],
     ) -> None:
         with refusals(f"endpoint '{found.name}'"):
             endpoint = self._ml.online_endpoints.get(found.name)
             endpoint.traffic, endpoint.mirror_traffic = dict(traffic), dict(mirror)
             endpoint.description = description
+            endpoint.tags = {**(endpoint.tags or {}), **tags}
             _finish(self._ml.online_endpoints.begin_create_or_update(endpoint))
 
     def put_deployment(self, wanted: Wanted) -> None:
@@ -234,7 +241,7 @@ def refusals(what: str) -> Iterator[None]:
             raise
         reason = _reason(error)
         if error.status_code == 409:
-            raise UserError(
+            raise BusyError(
                 f"{what}: somebody else is changing it just now: {reason}. Run again when that "
                 "has ended."
             ) from error
@@ -282,6 +289,15 @@ def _busy(found: Found) -> str:
 
 def _shares(traffic: Mapping[str, int] | None) -> dict[str, int]:
     return {name: int(share) for name, share in (traffic or {}).items() if int(share)}
+
+
+def _split(traffic: Mapping[str, int]) -> str:
+    return ",".join(f"{name}={share}" for name, share in sorted(traffic.items()) if share)
+
+
+def _since(tags: Mapping[str, str] | None, traffic: Mapping[str, int]) -> str:
+    since, _, split = str((tags or {}).get(SINCE_TAG, "")).partition(" ")
+    return since if split == _split(traffic) else ""
 
 
 def _identity(endpoint: OnlineEndpoint) -> str:

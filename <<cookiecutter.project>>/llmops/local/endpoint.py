@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import UserError
+from llmops.lines import moment
 from llmops.local import logs, processes, state
 from llmops.local.control import Json
 from llmops.local.servers import Server
@@ -104,6 +105,8 @@ class Endpoint:
         for name in {**known.get("traffic", {}), **known.get("mirror", {})}:
             if name not in self.servers:
                 raise UserError(f"deployment '{name}': not there, so it can take no traffic.")
+        if "traffic" in known:
+            known["traffic_since"] = moment()
         self._keep(self.state.model_copy(update=known))
 
     def _keep(self, changed: State) -> None:

@@ -49,6 +49,7 @@ class Seen:
             traffic=dict(self.kept.traffic),
             mirror=dict(self.kept.mirror),
             deployments={name: self._deployment(name) for name in self.kept.deployments},
+            since=self.kept.traffic_since,
         )
 
     def _deployment(self, name: str) -> Deployment:

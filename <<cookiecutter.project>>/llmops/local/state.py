@@ -63,7 +63,10 @@ class Kept(_Model):
 
 
 class State(_Model):
-    """An endpoint: where it listens, its deployments, and the split of the traffic in percent."""
+    """An endpoint: where it listens, its deployments, and the split of the traffic in percent.
+
+    `traffic_since` is when that was set, in UTC.
+    """
 
     version: Literal[1] = 1
     endpoint: str
@@ -72,6 +75,7 @@ class State(_Model):
     sticky_key: str = ""
     traffic: Shares = {}
     mirror: Shares = {}
+    traffic_since: str = ""
     deployments: dict[str, Kept] = {}
 
     @property

@@ -1,4 +1,4 @@
-"""Deploy, roll back and check with KIND=local: an endpoint on this machine, without Azure."""
+"""The tasks about an endpoint, with KIND=local: one on this machine, without Azure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from llmops import deployment, endpoint_report, probe, rollout, subject
+from llmops import cutover as cutovers
+from llmops import deployment, endpoint_report, online, probe, rollout, subject
 from llmops.deployment import Endpoint
 from llmops.endpoint_report import TIMES
 from llmops.errors import UserError
@@ -19,9 +20,10 @@ from llmops.local.machine import NOT_RUNNING, Machine, only_one
 from llmops.local.routing import HEADER
 from llmops.local.state import Kept, State
 from llmops.local.wanted import Case
+from llmops.online import Seen
 from llmops.probe import Verdict
 from llmops.rolling import Rolling, follow
-from llmops.rollout import Step, Wanted
+from llmops.rollout import Found, Plan, Step, Wanted
 from llmops.settings import Settings
 
 
@@ -86,6 +88,64 @@ def check(settings: Settings) -> int:
     verdicts = {"": _ask(case, found.url, "", TIMES)}
     verdicts |= {d: _ask(case, found.url, d, TIMES) for d in found.traffic}
     return endpoint_report.report(case, found, verdicts)
+
+
+def cutover(settings: Settings) -> int:
+    """Lead traffic one step on, as `llmops.cutover` says.
+
+    Raises:
+        UserError: as `deploy`, and where the endpoint does not run.
+    """
+    return cutovers.run(settings, Site(_case(settings), settings))
+
+
+@dataclass(frozen=True)
+class Site:
+    """An endpoint on this machine, for a cut-over."""
+
+    case: Case
+    settings: Settings
+    poll_s: float = 1.0
+    collects_only: bool = False
+
+    def found(self) -> Found | None:
+        """The endpoint as it is now; raises UserError where it does not run."""
+        name = self.case.entry.ENDPOINT_NAME
+        found = Machine().find(name)
+        if found and found.state == NOT_RUNNING:
+            raise UserError(
+                f"endpoint '{name}' is not running. Bring it back as it was: "
+                f"`.venv/bin/python -m llmops.local {state.folder(name)} &`, then run again."
+            )
+        return found
+
+    def ask(self, found: Found, deployment: str) -> Verdict:
+        """The verdict on one deployment."""
+        return _ask(self.case, found.url, deployment)
+
+    def restart(self, found: Found) -> Found:
+        """Count from now on what is answered by this split of the traffic."""
+        with _alone(self.case, self.settings):
+            Machine().set_traffic(found, found.traffic, found.mirror)
+        return Machine().find(found.name) or found
+
+    def seen(self, found: Found) -> Seen:
+        """What was answered since the traffic was split so."""
+        entry = self.case.entry
+        names = entry.PRIOR_DEPLOYMENT_NAME, entry.CURRENT_DEPLOYMENT_NAME
+        return online.after(state.folder(found.name), found.since, *names)
+
+    def follow(self, plan: Plan, found: Found) -> int:
+        """Carry a plan out; 2 where a test fails, then traffic is where it was."""
+        machine = Machine()
+        with _alone(self.case, self.settings):
+            kept = machine.seen(found.name).kept
+            assert kept
+            return follow(Rollout(machine, self.case, plan, found, kept), only_plan=False)
+
+    def back(self) -> int:
+        """Lead all traffic back to the prior deployment."""
+        return rollback(self.settings)
 
 
 @dataclass
