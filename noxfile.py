@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parent
 (HOUSE,) = ROOT.glob("*cookiecutter.project*")  # unbaked: its code runs, lints and types in place
 LOCKS = f"{HOUSE.name}/requirements"
 # What tasks bring beside the group local.
-EXTRA = ("dev", "azure", "tracking", "notebook", "template", "index", "flow")
+EXTRA = (
+    *("promptflow", "dev", "azure", "promptflow-azure", "agent-framework"),
+    *("tracking", "notebook", "template", "index", "flow"),
+)
 GROUPS = ("local", "tasks", *EXTRA)
 
 nox.options.default_venv_backend = "none"
@@ -151,7 +154,8 @@ def _install(session: nox.Session) -> None:
         "requirements/test.txt",
     )
     options = [f"--requirement={lock}" for lock in locks]
-    session.run("uv", "pip", "install", "--quiet", "--require-hashes", *options)
+    # Each lock is complete; that they fit together, `make lock` has decided.
+    session.run("uv", "pip", "install", "--quiet", "--require-hashes", "--no-deps", *options)
 
 
 def _test(session: nox.Session, marked: str) -> None:

@@ -52,14 +52,19 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import io
 import logging
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import nox
@@ -67,7 +72,13 @@ import nox
 ROOT = Path(__file__).resolve().parent
 BIN = ROOT / ".venv" / "bin"
 # Each group is locked against those before it, because they share one .venv.
-GROUPS = ("local", "tasks", "dev", "azure", "tracking", "notebook", "template", "index", "flow")
+# The first are those that bound the others most.
+GROUPS = (
+    *("promptflow", "azure", "local", "tasks", "dev", "promptflow-azure", "agent-framework"),
+    *("tracking", "notebook", "template", "index", "flow"),
+)
+PROMPT_FLOW = ("*.dag.yaml", "*.flex.yaml", "*.prompty")
+IMPORTED = {"promptflow": "promptflow", "agent_framework": "agent-framework"}
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["help"]
@@ -113,7 +124,7 @@ def experiment(session: nox.Session) -> None:
 @nox.session
 def compare(session: nox.Session) -> None:
     """Run BASE (a branch or commit) beside the files as they are, and compare."""
-    script("compare", *target())
+    script("compare", *flows_of_base(), *target())
 
 
 @nox.session
@@ -215,7 +226,8 @@ def notebook(session: nox.Session) -> None:
 @nox.session
 def onboard(session: nox.Session) -> None:
     """Bring in a flow or a use case that exists already (FROM=path), unchanged."""
-    script("onboard")
+    named = (os.environ.get(name, "").partition(":")[0] for name in ("FROM", "EVALUATOR"))
+    script("onboard", *flows_need(ROOT, *(ROOT / place for place in named if place)))
     relock("flow")
 
 
@@ -228,14 +240,14 @@ def update_template(session: nox.Session) -> None:
 @nox.session
 def test(session: nox.Session) -> None:
     """Run the tests."""
-    install("local", "flow", *indexing(), "dev")
+    install(*always(), "dev")
     run("python", "-m", "pytest", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check formatting, style and types."""
-    install("local", "flow", *indexing(), "dev")
+    install(*always(), "dev")
     run("ruff", "format", "--check", "--quiet", ".")
     run("ruff", "check", "--quiet", ".")
     run("python", "-m", "mypy")
@@ -248,9 +260,68 @@ def lock(session: nox.Session) -> None:
         compile_lock(group, GROUPS[:index], *session.posargs)
 
 
+def always() -> tuple[str, ...]:
+    """The packages that every task needs: its own, and those of this repo's flows."""
+    return ("local", *flows_need(ROOT), "flow", *indexing())
+
+
+def flows_need(root: Path, *more: Path) -> tuple[str, ...]:
+    """The packages that flows need by what they are: a file of prompt flow's, or an import.
+
+    They are below flows/, where `flow:` in an experiment.yaml says, or at `more` places.
+    """
+    named = re.compile(r"\bflow['\"]? *: *['\"]?([^\s'\",:}]+)")
+    texts = [path.read_text("utf-8-sig", "replace") for path in root.glob("experiment*.yaml")]
+    others = {*more, *(root / place for text in texts for place in named.findall(text))}
+    places = {root / "flows", *(path.parent if path.is_file() else path for path in others)}
+    below = {path for place in places if place.resolve() != root for path in written(place)}
+    files = {*below, *filter(Path.is_file, others)}
+    found = {"promptflow" for path in files if any(map(path.match, PROMPT_FLOW))}
+    modules = {name for path in files if path.suffix == ".py" for name in imports(path)}
+    found |= {group for module, group in IMPORTED.items() if module in modules}
+    return tuple(sorted(found))
+
+
+def written(folder: Path) -> Iterator[Path]:
+    """The files below a folder, without what hides or is a .venv."""
+    for place, folders, names in os.walk(folder):
+        if "pyvenv.cfg" in names:
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        yield from (Path(place, name) for name in names)
+
+
+def imports(path: Path) -> set[str]:
+    """The packages that a file's code imports; none where it is not Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8-sig"))))
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
+
+
+def flows_of_base() -> tuple[str, ...]:
+    """The same of BASE, whose flows may be others."""
+    base = os.environ.get("BASE", "")
+    archive = ("git", "archive", base, "*experiment*.yaml", "flows")
+    if not re.match(r"\w", base):
+        return ()
+    with tempfile.TemporaryDirectory() as folder:
+        answer = subprocess.run(archive, cwd=ROOT, capture_output=True, check=False)
+        if answer.returncode:  # the task says what is wrong with it
+            return ()
+        with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as packed:
+            packed.extractall(folder, filter="data")
+        return flows_need(Path(folder).resolve())
+
+
 def target() -> tuple[str, ...]:
     """The packages that TARGET needs besides."""
-    return () if os.environ.get("TARGET", "local") == "local" else ("azure",)
+    elsewhere = os.environ.get("TARGET", "local") != "local"
+    return ("azure", "promptflow", "promptflow-azure") if elsewhere else ()
 
 
 def kind() -> tuple[str, ...]:
@@ -279,7 +350,7 @@ def tracking() -> tuple[str, ...]:
 
 def script(name: str, *groups: str) -> None:
     """Run scripts/<name>.py with these groups installed too; its exit code becomes the task's."""
-    install("local", "flow", *indexing(), *groups)
+    install(*always(), *groups)
     run("python", f"scripts/{name}.py")
 
 
@@ -287,16 +358,22 @@ def install(*groups: str) -> None:
     """Bring the locked packages of these groups into .venv, unless they are there already."""
     if not (BIN / "nox").exists():
         run("make", "--no-print-directory", ".venv/bin/nox")
-    for group in groups:
-        lock_file = ROOT / "requirements" / f"{group}.txt"
+    stamps = {}
+    for group in dict.fromkeys(groups):
+        content = (ROOT / "requirements" / f"{group}.txt").read_bytes()
         stamp = ROOT / ".venv" / f"{group}.sha256"
-        content = lock_file.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         empty = not re.search(rb"^\w", content, re.M)
         if not empty and (not stamp.exists() or stamp.read_text() != digest):
-            print(f"Installing requirements/{group}.txt into .venv ...", file=sys.stderr)
-            run("uv", "pip", "install", "--quiet", "--require-hashes", f"--requirement={lock_file}")
-            stamp.write_text(digest)
+            stamps[stamp] = digest
+    if stamps:
+        locks = [f"requirements/{stamp.stem}.txt" for stamp in stamps]
+        print(f"Installing {', '.join(locks)} into .venv ...", file=sys.stderr)
+        # A lock is complete; that its packages fit together, `make lock` has decided.
+        how = ("--quiet", "--require-hashes", "--no-deps")
+        run("uv", "pip", "install", *how, *(f"--requirement={ROOT / lock}" for lock in locks))
+    for stamp, digest in stamps.items():
+        stamp.write_text(digest)
 
 
 def relock(group: str) -> None:

@@ -77,7 +77,10 @@ def test_the_context_holds_what_the_server_needs(use: UseCase) -> None:
     assert {"srv/bundle/flow/flow.py", "srv/llmops/serving/__main__.py"} <= found
     assert {"srv/llmops/worker.py", "srv/llmops/promptflow_runner.py"} <= found
     assert "srv/llmops/serving/test.html" in found, "a page lies beside its module"
-    for left in ("azure", "report", "onboarding", "notebook", "monitor", "local"):
+    of_azure = {name for name in found if name.startswith("srv/llmops/azure/")}
+    needed = ("__init__", "connection", "manager", "workspace")  # for a workspace's connection
+    assert of_azure == {f"srv/llmops/azure/{name}.py" for name in needed}
+    for left in ("report", "onboarding", "notebook", "monitor", "local"):
         assert not [name for name in found if name.startswith(f"srv/llmops/{left}")], left
     assert not [name for name in found if "recordings/" in name and name.endswith(".jsonl")]
     assert digest.startswith(f"sha256:{folder.name}")
@@ -491,7 +494,7 @@ print(json.dumps([told, {n: text for n, text in os.environ.items() if n.startswi
 """
 
 
-def test_prompt_flows_own_client_fetches_it(tmp_path: Path) -> None:
+def test_it_is_asked_for_each_connection(tmp_path: Path) -> None:
     with LoopbackAzure() as azure:
         own = azure.settings
         where = [("subscription_id", own.subscription), ("resource_group", own.group)]

@@ -136,6 +136,14 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
+def imported(files: Iterable[Path]) -> set[str]:
+    """The modules that the Python files among these import, wherever they do; `x` of `x.y` too."""
+    trees = filter(None, (parse(path) for path in files if path.suffix == ".py"))
+    pairs = {pair for tree in trees for pair in imports(tree)}
+    names = {".".join(filter(None, pair)) for pair in pairs} | {module for module, _ in pairs}
+    return names | {name.partition(".")[0] for name in names}
+
+
 def returned(tree: ast.Module, function: Function) -> tuple[str, ...] | None:
     """The names of a function's outputs, null where they do not stand in its code.
 

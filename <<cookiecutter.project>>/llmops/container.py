@@ -125,27 +125,20 @@ def _place(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _fetch(name: str, place: Mapping[str, str]) -> dict[str, Any]:
-    """A connection of the workspace, with its secrets, as prompt flow's own server fetches it."""
-    from azure.identity import DefaultAzureCredential
+    """A connection of the workspace, with its secrets."""
+    from llmops.azure import connection
+    from llmops.azure.workspace import Place
 
-    from llmops.promptflow_runner import import_promptflow
-
-    import_promptflow()  # without its telemetry
-    from promptflow.core._connection_provider._workspace_connection_provider import (
-        WorkspaceConnectionProvider,
-    )
-
-    where = (place["subscription_id"], place["resource_group"], place["workspace_name"])
+    names = ("subscription_id", "resource_group", "workspace_name")
     try:
-        found: dict[str, Any] = WorkspaceConnectionProvider._build_connection_dict(
-            name, *where, DefaultAzureCredential()
-        )
+        return connection.fetch(name, Place(*(place[key] for key in names)))
+    except UserError:
+        raise
     except Exception as error:  # whatever the network, the sign-in or the workspace answers
         raise UserError(
             f"connection '{name}': the workspace '{place['workspace_name']}' does not give it: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return found
 
 
 if __name__ == "__main__":

@@ -20,7 +20,11 @@ from llmops.indexing import manifest
 from llmops.settings import Settings
 
 LEAST_FREE_BYTES = 200_000_000
-PACKAGES = ("promptflow-core", "promptflow-tools", "openai", "pydantic", "azure-ai-ml")
+PACKAGES = (
+    *("promptflow-core", "promptflow-tools", "agent-framework-core"),
+    *("openai", "pydantic", "azure-ai-ml"),
+)
+"""Those that are installed are shown: a repo whose flows are plain Python has no prompt flow."""
 _WHY = {
     "live": "the models are asked",
     "replay": "answers come from recordings/, no model is asked",

@@ -23,7 +23,14 @@ from llmops.worker import LINE_LIMIT
 
 LONGEST_PAUSE_S = 60.0
 _PACKAGE = " Add the package that has it to the group `flow` of pyproject.toml, then `make lock`."
-HINTS = dict.fromkeys(("ModuleNotFoundError", "PackageToolNotFoundError"), _PACKAGE)
+HINTS = {
+    **dict.fromkeys(("ModuleNotFoundError", "PackageToolNotFoundError"), _PACKAGE),
+    "PromptFlowMissing": (
+        " It is in the group `promptflow` of pyproject.toml, which a task started with `make` "
+        "installs where a flow needs it; `make eject FLOW=<the flow's folder>` writes the flow as "
+        "Python that does not."
+    ),
+}
 """What to do about an error of some type, by its name."""
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,27 +16,32 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmops import closure
+from llmops import closure, code, flows
 from llmops.config import Experiment
 from llmops.errors import UserError
-from llmops.flows import IGNORED
+from llmops.flows import IGNORED, Flow
 
 FOLDER = Path("environment")
 LOCKS = {
     "requirements.txt": Path("requirements/local.txt"),
     "flow-requirements.txt": Path("requirements/flow.txt"),
 }
-INDEX_LOCK = {"index-requirements.txt": Path("requirements/index.txt")}
-"""What a flow that searches an index imports."""
 PAYLOAD = "srv"
 """The folder of the context that becomes the image's folder of the same name."""
 ENTRIES = ("llmops.container", "llmops.health")
 """The modules that the image runs."""
 
 
-def locks(experiment: Experiment) -> dict[str, Path]:
-    """The locks that only this experiment's image wants, by their name in the context."""
-    return INDEX_LOCK if experiment.index else {}
+def locks(experiment: Experiment, flow: Flow) -> dict[str, Path]:
+    """The locks that only this flow's image wants, by their name in the context."""
+    imported = code.imported(path for _, path in flows.files(flow))
+    wanted = {
+        "agent-framework": "agent_framework" in imported,
+        "index": bool(experiment.index),
+        "promptflow": flow.kind != "python" or "promptflow" in imported,
+    }
+    names = [name for name, needed in wanted.items() if needed]
+    return {f"{name}-requirements.txt": Path(f"requirements/{name}.txt") for name in names}
 
 
 def files(more: Mapping[str, Path], root: Path = Path()) -> dict[str, Path]:

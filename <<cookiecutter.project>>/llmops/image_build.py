@@ -79,7 +79,8 @@ def build_context(settings: Settings) -> Context:
         with tempfile.TemporaryDirectory(dir=STORE, prefix=".") as place:
             served = Path(place, bundle.FLOW)
             made = bundle.write(found, flow, variant, served, recordings=recordings)
-            context = image.files(image.locks(found)) | image.below(served, f"{PAYLOAD}/bundle/")
+            inside = image.below(served, f"{PAYLOAD}/bundle/")
+            context = image.files(image.locks(found, flow)) | inside
             _check(context)
             content = image.pack(context)
             target = STORE / hashlib.sha256(content).hexdigest()[:16]

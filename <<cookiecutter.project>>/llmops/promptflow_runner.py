@@ -279,7 +279,7 @@ def import_promptflow() -> Any:
         keep_quiet()
         spec = importlib.util.find_spec("promptflow")
         if spec is None or spec.submodule_search_locations is None:
-            raise ModuleNotFoundError("promptflow is not installed")
+            raise FlowError("PromptFlowMissing", "promptflow is not installed")
         package = types.ModuleType("promptflow")
         package.__path__ = list(spec.submodule_search_locations)
         package.__spec__ = spec
@@ -319,7 +319,7 @@ def _import_tools() -> None:
     """
     spec = importlib.util.find_spec("promptflow.tools")
     if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError("promptflow-tools is not installed")
+        raise FlowError("PromptFlowMissing", "promptflow-tools is not installed")
     package = types.ModuleType("promptflow.tools")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["promptflow.tools"] = package

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import inspect
+import json
 import statistics
 import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from datetime import date, time
+from enum import Enum
 from typing import Any, NamedTuple
 
 from llmops import entries
@@ -18,6 +22,10 @@ from llmops.runs import Row
 Aggregate = Callable[[Sequence[int]], dict[str, Any]]
 """Metrics of the rows at these positions; a position may be chosen more than once."""
 
+
+_MAKING = threading.Lock()
+HIDDEN = "_"
+"""What `run` returns under a name that begins so is for the aggregation alone."""
 
 Emit = Callable[[dict[str, str]], None]
 """Takes the next piece of a streamed output, by the output's name."""
@@ -61,8 +69,9 @@ class Runner(ABC):
 class CallableRunner(Runner):
     """`flow.py:run`, sync or async, or a class with `__call__`.
 
-    What is no dict becomes the output `output`, as in a flex flow. `aggregate(rows)` beside it, or
-    the class's `__aggregate__`, takes the list of outputs.
+    What is no dict becomes the output `output`, as in a flex flow. A key that begins with `_` is no
+    output: it is kept for `aggregate(rows)` beside it, or the class's `__aggregate__`, which takes
+    a list of one dict a row, of the outputs and these.
     """
 
     def __init__(self, job: dict[str, Any], make: entries.Make = lambda _, value: value) -> None:
@@ -71,31 +80,35 @@ class CallableRunner(Runner):
         self._aggregate = getattr(self._function, "__aggregate__", beside)
         call = self._function if inspect.isfunction(self._function) else self._function.__call__
         plain = inspect.unwrap(call)
-        later = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
-        self._loop = _loop() if later else None
+        self._later = inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
 
     def run(self, inputs: dict[str, Any], row: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """See Runner."""
         answer = self._answer(inputs)
-        return {n: "".join(map(str, v)) if _streams(v) else v for n, v in answer.items()}, {}
+        whole = {n: "".join(map(str, v)) if _streams(v) else v for n, v in answer.items()}
+        hidden = {n: v for n, v in whole.items() if str(n).startswith(HIDDEN)}
+        shown = {n: v for n, v in whole.items() if n not in hidden}
+        return as_json(shown), as_json(hidden)
 
     def stream(self, inputs: dict[str, Any], row: int, emit: Emit) -> dict[str, Any]:
         """See Runner."""
-        return pour(self._answer(inputs), emit)
+        answer = self._answer(inputs)
+        shown = {n: v for n, v in answer.items() if not str(n).startswith(HIDDEN)}
+        return as_json(pour(shown, emit))
 
     def _answer(self, inputs: dict[str, Any]) -> dict[str, Any]:
         answer = self._function(**inputs)
-        if self._loop is not None:
-            answer = asyncio.run_coroutine_threadsafe(_awaited(answer), self._loop).result()
-        return _outputs(answer)
+        outputs = _outputs(_waited(answer) if self._later else answer)
+        later = {n: _waited(v) for n, v in outputs.items() if isinstance(v, AsyncIterator)}
+        return {**outputs, **later}
 
     def aggregate(self, rows: Iterable[Row]) -> Aggregation | None:
         """See Runner."""
         function = self._aggregate
         if function is None:
             return None
-        outputs = [row.outputs for row in rows]
-        return over(len(outputs), lambda chosen: dict(function([outputs[at] for at in chosen])))
+        given = [{**(row.outputs or {}), **row.aggregation} for row in rows]
+        return over(len(given), lambda chosen: dict(function([given[at] for at in chosen])))
 
 
 def _streams(value: Any) -> bool:
@@ -130,6 +143,40 @@ def means(rows: Iterable[Row]) -> Aggregation:
     return over(len(outputs), aggregate)
 
 
+def as_json(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Outputs as JSON keeps them: a dataclass as the dict of its fields, a set as its text.
+
+    Raises:
+        TypeError, ValueError: one holds itself, or a key that is no text; it is named.
+    """
+    found = {}
+    for name, value in outputs.items():
+        try:
+            found[str(name)] = json.loads(json.dumps(value, default=_simple))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"output '{name}': {error}") from None
+    return found
+
+
+def _simple(value: Any) -> Any:
+    """What stands for a value that JSON does not have."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if callable(getattr(value, "model_dump", None)):  # of pydantic
+        return value.model_dump(mode="json")
+    if callable(getattr(value, "tolist", None)):  # of numpy
+        return value.tolist()
+    if isinstance(value, Enum):
+        return value.value
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
+def _waited(answer: Any) -> Any:
+    with _MAKING:
+        loop = _loop()
+    return asyncio.run_coroutine_threadsafe(_awaited(answer), loop).result()
+
+
 async def _awaited(answer: Any) -> Any:
     answer = await answer if inspect.isawaitable(answer) else answer
     if not isinstance(answer, AsyncIterator):
@@ -146,7 +193,9 @@ def _outputs(answer: Any) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {"output": answer}
 
 
+@functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
+    """Where all rows of this process that are asynchronous run."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop

@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops import calls, images
+from llmops import calls, code, images
 from llmops.metrics import measure
 from llmops.runners import CallableRunner, FlowError, Runner, means
 from llmops.runs import Draws, Row, Run, read_rows
@@ -89,8 +89,9 @@ class Worker:
         job = request["job"]
         self._secrets |= set(_secrets(job["connections"]))
         plain, folder = job["kind"] == "python", Path(job["folder"])
-        if plain and not _mentions(folder, "promptflow"):
-            if _mentions(folder, "openai"):
+        imported = code.imported(path for deep in ("*.py", "*/*.py") for path in folder.glob(deep))
+        if plain and "promptflow" not in imported:
+            if any("openai" in name for name in imported):  # watched from its first call on
                 import openai  # noqa: F401
             self._runners[job["name"]] = CallableRunner(job)
         else:
@@ -260,12 +261,6 @@ def _cause(error: BaseException) -> BaseException | None:
     """What an error comes from; some of prompt flow's keep a text in place of an exception."""
     inner = getattr(error, "inner_exception", None)
     return inner if isinstance(inner, BaseException) else error.__cause__
-
-
-def _mentions(folder: Path, package: str) -> bool:
-    """Whether a package must be loaded before the flow's code, so that it is prepared for it."""
-    files = (path for depth in ("*.py", "*/*.py") for path in folder.glob(depth))
-    return any(package in path.read_text("utf-8", "replace") for path in files)
 
 
 def main() -> None:

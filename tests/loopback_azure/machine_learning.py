@@ -258,6 +258,7 @@ ROUTES = [
     Route(f"{WORKSPACE}/datastores/{{store}}", get_resource),
     Route(f"{WORKSPACE}/datastores/{{store}}/listSecrets", store_secrets, methods=["POST"]),
     Route(CONNECTION, connection_secrets, methods=["POST"]),
+    Route(CONNECTION.replace(SMALL, WORKSPACE), connection_secrets, methods=["POST"]),
     Route(ASSETS, list_assets),
     Route(f"{ASSETS}/{{name}}", get_asset),
     Route(f"{ASSETS}/{{name}}/versions", list_versions),

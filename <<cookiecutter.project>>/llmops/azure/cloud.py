@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,8 @@ from llmops.work import Work
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
+PACKAGES, RETIRED = ("promptflow-core", "promptflow-azure"), "2027-04-20"
+
 
 def choose(settings: Settings, experiment: Experiment, root: Path) -> Executor:
     """The executor for TARGET=azure or azure-pipeline.
@@ -34,6 +37,7 @@ def choose(settings: Settings, experiment: Experiment, root: Path) -> Executor:
         UserError: a variable of the workspace is unset, LLM or `repeats` does not fit, or a
             dataset's name cannot be that of an asset.
     """
+    _require_promptflow(settings.target)
     if settings.llm not in (None, "live"):
         raise UserError(
             f"LLM: '{settings.llm}' with TARGET={settings.target}: in Azure the workspace's own "
@@ -48,6 +52,19 @@ def choose(settings: Settings, experiment: Experiment, root: Path) -> Executor:
     registration.check_names(source.name for source in registration.sources(experiment))
     kinds = {"azure": Cloud, "azure-pipeline": Pipelines}
     return kinds[settings.target](settings, experiment, root)
+
+
+def _require_promptflow(target: str) -> None:
+    try:
+        for package in PACKAGES:
+            metadata.version(package)
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"TARGET: '{target}' runs rows in prompt flow's service, which Microsoft retires on "
+            f"{RETIRED}, and {package} is not installed. Leave out TARGET: the rows run here, with "
+            "the same scores and gate; register, deploy and monitor need no prompt flow. While "
+            f"the service is there, `make experiment TARGET={target}` installs what it asks."
+        ) from error
 
 
 class Cloud:

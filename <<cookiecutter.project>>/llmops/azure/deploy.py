@@ -23,9 +23,6 @@ from llmops.rolling import Rolling, follow
 from llmops.rollout import Found, Step, Wanted
 from llmops.settings import Settings
 
-AZURE = Path("requirements/azure.txt")
-"""What the container needs to fetch a connection from the workspace."""
-
 
 def deploy(settings: Settings) -> int:
     """Roll the registered flow out to the endpoint of ENV; with PLAN=1 only say what would change.
@@ -37,8 +34,7 @@ def deploy(settings: Settings) -> int:
     """
     case, registered = specification.read(settings), registration.load()
     approval.check(case.experiment, registered, settings)
-    more = {"azure-requirements.txt": AZURE} if case.workspace_connections else {}
-    context = image.files(more | image.locks(case.experiment))
+    context = image.files(image.locks(case.experiment, case.flow))
     wanted = specification.wanted(case, registered, image.digest(context))
     search = search_access.target(case.experiment, registered)
     search_access.check(search, registered)

@@ -183,7 +183,7 @@ def _check(flow: Flow) -> None:
     if flow.kind != "dag":
         raise UserError(
             f"{flow.path}: a {flow.kind} flow, but Azure ML's parallel component runs {FLOW_FILE} "
-            "only. Use TARGET=azure, or make the flow a DAG."
+            "only. Leave out TARGET: the rows run here."
         )
     if taken := sorted(set(flow.inputs) & set(PORTS)):
         raise UserError(

@@ -61,7 +61,7 @@ def context(
         )
     own = [path for path in sorted(place.rglob("*")) if path.is_file()]
     inside = {f"{MODEL}/{path.relative_to(folder).as_posix()}": path for path in own}
-    return image.files(image.locks(case.experiment)) | inside
+    return image.files(image.locks(case.experiment, packed)) | inside
 
 
 def variables(case: Case, registered: Registration) -> tuple[dict[str, str], dict[str, str]]:
