@@ -7,6 +7,7 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   CONCURRENCY=4       rows at a time (default: limits.concurrency of experiment.yaml)
   TARGET=azure        where experiment and evaluate run: local (default), azure, azure-pipeline
   BASE=main           what `make compare` compares with: a branch, a tag or a commit
+  A=flows/x B=flows/y the two flows that `make parity` compares; JUDGE=1: by judges too
   RUNS=runs/x,runs/y  what `make evaluate` scores (default: the runs of the last experiment)
   FRESH=1             run, or embed, again what is unchanged since the last run
   LLM=live            where answers come from: live, replay, record
@@ -125,6 +126,12 @@ def experiment(session: nox.Session) -> None:
 def compare(session: nox.Session) -> None:
     """Run BASE (a branch or commit) beside the files as they are, and compare."""
     script("compare", *flows_of_base(), *target())
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """Do two implementations of the flow, A and B, do the same? Ends with 2 if not."""
+    script("parity")
 
 
 @nox.session

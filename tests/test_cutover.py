@@ -18,10 +18,12 @@ from llmops import cutover_steps, deployment, rollout
 from llmops.cutover_steps import Next, following, missing, worse
 from llmops.errors import UserError
 from llmops.online_figures import ERRORS, LATENCY
+from llmops.parity.document import Parity, Side
+from llmops.parity.document import Verdict as Sameness
 from llmops.rollout import Deployment, Found
 from llmops.settings import STEPS
 from llmops.settings import read as settings_of
-from llmops.summary import Comparison, Verdict
+from llmops.summary import Comparison, Llm, Verdict
 from test_local_endpoint import FLOW, Case, case, many, names
 from usecase import Outcome, wait_until
 
@@ -306,6 +308,24 @@ def test_two_at_once_take_one_step(case: Case) -> None:
         assert one.returncode in (0, 2) or "somebody else" in text, text
 
 
+def parity(case: Case, verdict: Sameness, a: Side, b: Side) -> None:
+    """Write what `make parity` would have found."""
+    found = Parity(
+        experiment="words",
+        env="dev",
+        a=a,
+        b=b,
+        verdict=verdict,
+        level=2,
+        sentence="",
+        llm=Llm(mode="replay"),
+        started_at="2026-11-20T12:00:00+00:00",
+        seconds=1,
+        cells=(),
+    )
+    case.write("reports/parity.json", found.model_dump_json())
+
+
 @slow
 def test_what_forbids_it(case: Case) -> None:
     cut(case, 1, "'words' does not exist")
@@ -313,19 +333,15 @@ def test_what_forbids_it(case: Case) -> None:
     cut(case, 1, "PRIOR_DEPLOYMENT_NAME: empty")
     case.flow("two")
     case.grow(share=0)
-    parity = {
-        "verdict": "different",
-        "a": {"flow": "flows/standard", "kind": "dag"},
-        "b": {"flow": "flows/standard_python/flow.py", "kind": "python"},
-    }
-    case.write("reports/parity.json", json.dumps(parity))
+    old = Side(flow="flows/standard", kind="dag", hashes={})
+    new = Side(flow="flows/standard_python/flow.py", kind="python", hashes={})
+    parity(case, "different", old, new)
     cut(case, 1, "flows/standard and flows/standard_python/flow.py answer differently")
     cut(case, 0, "going on all the same: checked by hand", FORCE="checked by hand", PLAN="1")
-    case.write(
-        "reports/parity.json", json.dumps({**parity, "a": {"flow": "a"}, "b": {"flow": "b"}})
-    )
+    other = Side(flow="flows/other", kind="dag", hashes={})
+    parity(case, "different", other, other)
     cut(case, 0, "blue 99%, green 1%", PLAN="1")
-    case.write("reports/parity.json", json.dumps({**parity, "verdict": "equivalent"}))
+    parity(case, "equivalent", old, new)
     cut(case, 0, "blue 99%, green 1%")
     web = case.run("cutover", KIND="webapp")
     assert web.code == 1 and "webapp" in web.text

@@ -306,9 +306,9 @@ def test_help_lists_every_task(folder: Path, run: Run) -> None:
 
 
 def test_the_vocabulary() -> None:
-    local = "help validate index try serve experiment compare evaluate report gate comment record"
-    azure = "doctor azure-setup image register approve deploy check-endpoint rollback cutover"
-    names = f"{local} {azure} monitor notebook onboard update-template test lint lock"
+    local = "help validate index try serve experiment compare parity evaluate report gate comment"
+    azure = "record doctor azure-setup image register approve deploy check-endpoint rollback"
+    names = f"{local} {azure} cutover monitor notebook onboard update-template test lint lock"
     assert list(sessions(HOUSE / "noxfile.py")) == names.split()
 
 

@@ -68,16 +68,22 @@ class Answers:
             UserError: an endpoint refuses, does not answer, or refuses the key.
         """
         if self.mode != "replay":
-            from llmops import endpoints  # its HTTP client is not needed for a replay
-
-            asked = {link.name: endpoints.check(link) for link in self._served()}
-            problems = [f"connection '{n}': {a.sentence}" for n, a in asked.items() if not a.ok]
-            if problems:
-                raise UserError("\n".join(problems))
+            self._check()
         if self.mode != "live" and self._server is None:
-            source = f"recorded {datetime.date.today().isoformat()}"
-            self._server = recordings.Server(self.mode, self._folder, self._targets(), source)
-            self._server.start()
+            self._serve(self.mode)
+
+    def _check(self) -> None:
+        from llmops import endpoints  # its HTTP client is not needed for a replay
+
+        asked = {link.name: endpoints.check(link) for link in self._served()}
+        problems = [f"connection '{n}': {a.sentence}" for n, a in asked.items() if not a.ok]
+        if problems:
+            raise UserError("\n".join(problems))
+
+    def _serve(self, mode: recordings.Mode, unmarked: Path | None = None) -> None:
+        source = f"recorded {datetime.date.today().isoformat()}"
+        self._server = recordings.Server(mode, self._folder, self._targets(), source, unmarked)
+        self._server.start()
 
     def no_recording(self, rows: int) -> str:
         """What to do about rows without a recording."""

@@ -1,4 +1,4 @@
-"""Sees the model calls of a row: tokens by model, and the last call that failed.
+"""Sees the model calls of a row: tokens by model, the last that failed, and what was asked.
 
 The OpenAI client is what every kind of flow calls in the end, so its methods are wrapped
 once in the worker process. The count of a row travels in a context variable, which prompt flow's
@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmops.lighter import lighten
+from llmops.recordings import MARK
+from llmops.recordings.calls import asked
 
 PASSING = {408, 409, 429}
 CLASSES = {
@@ -24,14 +26,16 @@ CLASSES = {
     "openai.resources.responses": ("Responses", "AsyncResponses"),
 }
 METHODS = {"create", "parse"}
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass
 class Calls:
-    """What one row asked of its models; `usage` as in `llmops.runs.Row`."""
+    """What one row asked of its models; `usage` and `requests` as in `llmops.runs.Row`."""
 
     usage: dict[str, list[int]] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    requests: list[dict[str, Any]] | None = None
 
     def add(self, model: str, usage: Any) -> None:
         """Count one answered call; `usage` is the endpoint's own count, or nothing."""
@@ -64,6 +68,10 @@ def watch() -> None:
             wrapper = _async if name.startswith("Async") else _sync
             for method in METHODS & vars(owner).keys():
                 setattr(owner, method, wrapper(getattr(owner, method)))
+    # The last step before a request goes out: nothing changes it any more.
+    client = importlib.import_module("openai._base_client").BaseClient
+    if hasattr(client, "_build_request"):
+        client._build_request = _noting(client._build_request)
 
 
 def describe(error: Exception) -> dict[str, Any]:
@@ -115,6 +123,30 @@ def _async(create: Callable[..., Any]) -> Any:
         return _answered(calls, kwargs, answer)
 
     return counted
+
+
+def _noting(build: Callable[..., Any]) -> Any:
+    @functools.wraps(build)
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = build(self, *args, **kwargs)
+        calls = ROW.get()
+        if calls is None or calls.requests is None:
+            return request
+        if not kwargs.get("retries_taken"):
+            calls.requests.append(asked(request.method, request.url.path, _content(request)))
+        if request.url.host == LOOPBACK:  # the server of the recordings passes it on to nobody
+            request.headers[MARK] = "1"
+        return request
+
+    return noted
+
+
+def _content(request: Any) -> bytes:
+    """The body of a request; empty where it is a stream that nobody has read."""
+    try:
+        return bytes(request.content)
+    except Exception:  # httpx has one name for it, and the client's own copy of httpx another
+        return b""
 
 
 def _answered(calls: Calls | None, request: dict[str, Any], answer: Any) -> Any:

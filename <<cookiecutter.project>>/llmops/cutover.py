@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from llmops import cutover_steps, monitor, online_figures, rollout
 from llmops.cutover_steps import Next
@@ -29,6 +29,8 @@ from llmops.errors import FAILED, OK, UserError
 from llmops.files import write_atomically
 from llmops.lines import moment
 from llmops.online import Seen
+from llmops.parity import document
+from llmops.parity.document import PARITY
 from llmops.probe import Verdict
 from llmops.report.words import moment as words_of
 from llmops.rollout import Found, Plan
@@ -36,7 +38,6 @@ from llmops.settings import Settings
 from llmops.subject import Subject
 
 REPORT = Path("reports/cutover.json")
-PARITY = Path("reports/parity.json")
 Outcome = Literal["shifted", "waiting", "rolled back", "failed", "done"]
 
 
@@ -263,25 +264,18 @@ def _remains(entry: Endpoint) -> str:
 
 def _check_parity(flow: str, force: str) -> None:
     """UserError where `make parity` found this flow to answer differently, without a reason."""
-    try:
-        found = json.loads(PARITY.read_bytes())
-    except (OSError, ValueError):
+    if not PARITY.exists():
         return
-    if not isinstance(found, dict) or found.get("verdict") != "different":
-        return
-    names = [name for key in ("a", "b") if (name := _flow_of(found.get(key)))]
-    if names and flow and not any(_folder(flow) == _folder(name) for name in names):
+    found = document.load()
+    names = found.a.flow, found.b.flow
+    if found.verdict != "different" or _folder(flow) not in map(_folder, names):
         return
     if not force:
         raise UserError(
-            f"{PARITY}: {' and '.join(names) or 'the two flows'} answer differently. Look at the "
-            'report and mend the flow, or go on all the same: FORCE="reason".'
+            f"{PARITY}: {' and '.join(names)} answer differently. Look at the report and mend the "
+            'flow, or go on all the same: FORCE="reason".'
         )
     print(f"{PARITY} says different; going on all the same: {force}")
-
-
-def _flow_of(side: Any) -> str:
-    return str(side.get("flow", "") if isinstance(side, dict) else side or "")
 
 
 def _folder(flow: str) -> str:

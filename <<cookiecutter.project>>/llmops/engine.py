@@ -42,7 +42,7 @@ class Job:
     `connections` are in prompt flow's dictionary form, `models` maps a connection to the model that
     is asked for instead of the one the flow names. `init` are the arguments of an entry's class.
     `places` are folders in which the images are that rows name, the first one first; after them
-    comes the flow's own.
+    comes the flow's own. `keep_requests` says whether rows keep what they ask of models.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Job:
     models: dict[str, str] = field(default_factory=dict)
     init: dict[str, Any] = field(default_factory=dict)
     places: tuple[str, ...] = ()
+    keep_requests: bool = False
 
     @property
     def searched(self) -> list[str]:
@@ -323,6 +324,7 @@ async def run_row(
         attempts=attempt,
         usage=answer.get("usage", {}),
         aggregation=answer.get("aggregation") or {},
+        requests=answer.get("requests"),
     )
 
 

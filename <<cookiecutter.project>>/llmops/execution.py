@@ -63,8 +63,14 @@ class Executor(Protocol):
 class Local:
     """Runs rows in worker processes of this machine."""
 
-    def __init__(self, experiment: Experiment, llm: str | None, root: Path = Path()) -> None:
-        self._answers = Answers(experiment, llm, root)
+    def __init__(
+        self,
+        experiment: Experiment,
+        llm: str | None,
+        root: Path = Path(),
+        source: Answers | None = None,
+    ) -> None:
+        self._answers = source or Answers(experiment, llm, root)
         self._limits = experiment.limits
         self.mode = self._answers.mode
         self.note = self._answers.note

@@ -97,7 +97,8 @@ class Pipeline:
             log = LOGS / f"{slug(str(folder))}.log"
             self._workers.setdefault(folder, Worker(folder, variables, log))
             name = f"{work.variant} {work.evaluator or ''}"
-            self._jobs[id(work)] = job(name, work.flow, work.definition, connections, work.tables)
+            made = job(name, work.flow, work.definition, connections, work.tables)
+            self._jobs[id(work)] = replace(made, keep_requests=work.keep_requests)
         await asyncio.gather(*(self._workers[w.flow.folder].load(self._jobs[id(w)]) for w in busy))
 
     async def _feed(

@@ -29,7 +29,9 @@ class Row:
     `row` counts from 0 in the order of the data; the rows of a second repeat follow those of the
     first. `error` is null for a completed row, otherwise {"type", "message"}. `latency_s` is null
     where nobody measured it. `usage` maps a model to [calls, prompt tokens, completion tokens].
-    `aggregation` holds what an evaluation flow's aggregation needs of this row.
+    `aggregation` holds what an evaluation flow's aggregation needs of this row. `requests` are the
+    requests of the last try in the order in which they were sent, each {"path", "request"} as in
+    recordings; null unless they were to be kept (`make parity`).
     """
 
     row: int
@@ -40,6 +42,7 @@ class Row:
     attempts: int = 1
     usage: dict[str, list[int]] = field(default_factory=dict)
     aggregation: dict[str, Any] = field(default_factory=dict)
+    requests: list[dict[str, Any]] | None = None
 
     @property
     def failed(self) -> bool:
@@ -117,7 +120,7 @@ class Run:
         """Put one finished row on disk at once."""
         self._file = self._file or self._open()
         try:
-            self._file.write(json.dumps(asdict(row), ensure_ascii=False, default=str) + "\n")
+            self._file.write(json.dumps(_record(row), ensure_ascii=False, default=str) + "\n")
             self._file.flush()
         except OSError as error:
             raise unwritable(self.path, error) from error
@@ -179,6 +182,11 @@ class Run:
 def folder(name: str, digest: str, store: Path = STORE) -> Path:
     """Where a run is kept: a name for people, and enough of its content address to be unique."""
     return store / f"{slug(name)[:80]}-{digest[:ADDRESS]}"
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """A row as it stands in the file: without its requests where they are not kept."""
+    return {k: v for k, v in asdict(row).items() if v is not None or k != "requests"}
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -69,6 +69,9 @@ class Settings:
     down: bool = False
     steps: tuple[int, ...] = STEPS
     requests: int = REQUESTS
+    a: str = ""
+    b: str = ""
+    judge: bool = False
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -109,6 +112,9 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         down=_flag(given, "DOWN"),
         steps=_steps(given["STEPS"]) if "STEPS" in given else STEPS,
         requests=_rows(given["REQUESTS"], "REQUESTS") if "REQUESTS" in given else REQUESTS,
+        a=given.get("A", ""),
+        b=given.get("B", ""),
+        judge=_flag(given, "JUDGE"),
     )
 
 

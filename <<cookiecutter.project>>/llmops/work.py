@@ -32,7 +32,7 @@ class Work:
     row of the run has the number `repeat * len(table) + row of the table`, so more repeats leave
     the numbers of the others as they are. `done` holds the rows that need not run again. `scores`
     lists the evaluations that wait for this run's rows; `scored` is the run whose rows an
-    evaluation scores, null for a production log.
+    evaluation scores, null for a production log. `keep_requests` as in `engine.Job`.
     """
 
     variant: str
@@ -50,6 +50,7 @@ class Work:
     scored: Work | None = None
     scores: list[Work] = field(default_factory=list)
     saved_calls: int = 0
+    keep_requests: bool = False
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ One process a flow folder, because Python imports a module name once: a second f
 would silently be the first one's. Requests and answers are JSON lines with an `id`:
 
     {"id", "op": "load", "job": {"name", "kind", "folder", "file", "entry", "definition",
-                                 "connections", "models", "init"}}
+                                 "connections", "models", "init", "keep_requests"}}
     {"id", "op": "run", "job": name, "row", "inputs", "places"}      one thread a row; `places` are
                     folders for the images that inputs name
     {"id", "op": "stream", …}                  the same; before the answer come lines {"id", "part"}
@@ -18,6 +18,7 @@ The process ends when stdin closes, and what it has started with it: nothing out
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +53,7 @@ class Worker:
         self._lock = threading.Lock()
         self._runners: dict[str, Runner] = {}
         self._secrets: set[str] = set()
+        self._keeping: set[str] = set()
         self._told = 0
         self._threads = Threads()
         self._streaming: set[int] = set()
@@ -99,6 +102,10 @@ class Worker:
 
             runner = promptflow_runner.plain if plain else promptflow_runner.load
             self._runners[job["name"]] = runner(job)
+        if job.get("keep_requests"):
+            self._keeping.add(job["name"])
+            with suppress(ImportError):  # before a row does: what is not watched is not seen
+                importlib.import_module("openai")
         calls.watch()
         return {}
 
@@ -130,7 +137,7 @@ class Worker:
     def _measured(
         self, request: dict[str, Any], work: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        row = calls.Calls()
+        row = calls.Calls(requests=[] if request["job"] in self._keeping else None)
         calls.ROW.set(row)
         start = time.perf_counter()
         answer: dict[str, Any] = {"outputs": None}
@@ -139,7 +146,10 @@ class Worker:
         except BaseException as error:  # a flow may raise anything, SystemExit too
             answer["error"] = self._failure(row.error or _describe(error))
             self._tell(request["row"], answer["error"], error)
-        return {**answer, "latency_s": time.perf_counter() - start, "usage": row.usage}
+        answer |= {"latency_s": time.perf_counter() - start, "usage": row.usage}
+        if row.requests is not None:
+            answer["requests"] = json.loads(self._hide(json.dumps(row.requests)))
+        return answer
 
     def _tell(self, row: int, described: dict[str, Any], error: BaseException) -> None:
         """Write a failed row to the log: a line each, the traceback only of the first ones."""

@@ -35,9 +35,11 @@ from llmops.errors import UserError
 from llmops.files import unreadable
 
 Json = dict[str, Any]
-Mode = Literal["replay", "record"]
+Mode = Literal["replay", "record", "fill"]
 
 RECORDED = "recorded.jsonl"
+MARK = "x-llmops-noted"
+"""The header of a request that the row it is of has kept."""
 # How an answer is delivered, not what it says: one recording serves each way.
 DELIVERY = frozenset({"stream", "stream_options", "encoding_format"})
 FIELDS = frozenset({"path", "repeat", "request", "response", "source"})
@@ -119,9 +121,10 @@ class Store:
         self._open: dict[Path, IO[bytes]] = {}
         for file in recording_files(folder):
             for entry, recording in _read_file(file):
-                self._add(entry, recording)
+                self.add(entry, recording)
 
-    def _add(self, entry: Entry, recording: Json) -> None:
+    def add(self, entry: Entry, recording: Json) -> None:
+        """Take a recording in; raises UserError where another file answers it otherwise."""
         name = key(entry.path, recording.get("repeat", 0), recording["request"])
         earlier = self.entries.get(name)
         if earlier and entry.file != self.recorded:
@@ -236,7 +239,9 @@ class Server:
     """The server as the tasks see it: a child process that lives as long as the `with` block.
 
     `source` is what the report says of the answers that record mode keeps, such as
-    "recorded 2026-11-20"; `targets` are the endpoints by connection, for record mode only.
+    "recorded 2026-11-20"; `targets` are the endpoints by connection, for record mode only. Mode
+    "fill" answers from the recordings and records what they lack. To the file `unmarked` goes the
+    path of each request without the header `MARK`.
     """
 
     def __init__(
@@ -245,8 +250,10 @@ class Server:
         folder: Path,
         targets: Mapping[str, Target] | None = None,
         source: str = "",
+        unmarked: Path | None = None,
     ) -> None:
         self._config = {
+            "unmarked": str(unmarked) if unmarked else None,
             "mode": mode,
             "folder": str(folder),
             "source": source,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from llmops import asgi
 from llmops.errors import OK, USER_ERROR, UserError
 from llmops.files import end_last_line, lock, write_atomically
-from llmops.recordings import EMBEDDINGS, Json, Store, Target, relevant, texts_of
+from llmops.recordings import EMBEDDINGS, MARK, Entry, Json, Store, Target, relevant, texts_of
 from llmops.recordings.bodies import dump, join_stream, split_stream, with_encoding
 from llmops.recordings.calls import Call, RequestError, parse_call
 from llmops.recordings.miss import miss
@@ -162,6 +164,28 @@ class Record:
                 self.journal.keep(call, body)
 
 
+class Fill:
+    """Answers from the recordings, and records what they lack: a request is asked once.
+
+    So a second flow that asks the same gets the very same answer.
+    """
+
+    def __init__(self, record: Record, store: Store) -> None:
+        self._record, self._replay = record, Replay(store)
+        self._asking: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def __call__(self, call: Call) -> Reply:
+        """The recorded answer, else the endpoint's; raises RequestError where none came."""
+        async with self._asking[call.key]:
+            with suppress(RequestError):
+                return await self._replay(call)
+            reply = await self._record(call)
+            if not isinstance(reply.body, bytes):
+                whole = b"".join([piece async for piece in reply.body])
+                reply = Reply(reply.status, whole, reply.headers)
+            return reply
+
+
 class Journal:
     """`recorded.jsonl`: grows by a line an answer; `close` drops the lines that were replaced.
 
@@ -172,6 +196,7 @@ class Journal:
     def __init__(self, store: Store, source: str) -> None:
         self.path = store.recorded
         self.source = source
+        self._store = store
         self._lines = {
             name: (entry.offset, entry.size)
             for name, entry in store.entries.items()
@@ -213,6 +238,9 @@ class Journal:
             raise RequestError(422, "recording_failed", message) from error
         self._replaced |= call.key in self._lines
         self._lines[call.key] = (start, len(line))
+        path, number = sys.intern(call.path), len(self._lines)
+        entry = Entry(self.path, number, start, len(line), path, self.source)
+        self._store.add(entry, recording)
 
     def close(self) -> None:
         """Rewrite the file without the lines that later ones replaced; leave no empty file."""
@@ -227,14 +255,20 @@ class Journal:
         os.close(self._lock)
 
 
-def application(answer: Answer) -> ASGIApp:
-    """The web application: requests to calls, replies and refusals to responses."""
+def application(answer: Answer, unmarked: Path | None = None) -> ASGIApp:
+    """The web application: requests to calls, replies and refusals to responses.
+
+    To the file `unmarked` goes the path of each request without the header `MARK`.
+    """
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import Response, StreamingResponse
 
     async def respond(request: Request) -> Response:
         query = dict(request.query_params)
         path: str = request.scope["path"]
+        if unmarked is not None and MARK not in request.headers:
+            with unmarked.open("a", encoding="utf-8") as file:
+                file.write(f"{path}\n")
         try:
             reply = await answer(parse_call(request.method, path, query, await request.body()))
         except RequestError as refusal:
@@ -281,12 +315,14 @@ def main() -> int:
     config = json.loads(sys.stdin.buffer.readline())
     try:
         store = Store(Path(config["folder"]))
+        unmarked = Path(config["unmarked"]) if config.get("unmarked") else None
         if config["mode"] == "replay":
-            _serve(application(Replay(store)))
+            _serve(application(Replay(store), unmarked))
             return OK
         targets = {name: Target(**target) for name, target in config["targets"].items()}
         record = Record(store, targets, config["source"])
-        _serve(application(record))
+        answer = Fill(record, store) if config["mode"] == "fill" else record
+        _serve(application(answer, unmarked))
         record.journal.close()
     except UserError as error:
         print(error, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
@@ -57,6 +58,30 @@ _PATH = re.compile(
     r"/(?P<connection>[^/]+)/(?P<repeat>\d{1,9})"
     r"(?P<tail>(?:/openai)?(?:/deployments/(?P<deployment>[^/]+))?(?:/v1)?(?P<path>/.+))"
 )
+
+
+_ELSEWHERE = re.compile(
+    r"(?:.*/deployments/(?P<deployment>[^/]+)|.*?(?:/openai)?/v1|.*?/openai)(?P<path>/.+)"
+)
+"""The same at a real endpoint, whose address may have a path of its own."""
+
+
+def asked(method: str, path: str, body: bytes) -> Json:
+    """A request to any address, as recordings have it: {"path", "request"}.
+
+    Of a body that is no JSON object there is only its hash, as two of them can be no more alike.
+    """
+    match = _PATH.fullmatch(path) or _ELSEWHERE.fullmatch(path)
+    try:
+        request = json.loads(body)
+    except ValueError:
+        request = None
+    if not isinstance(request, dict):
+        request = {"sha256": hashlib.sha256(body).hexdigest()} if body else {}
+    if match and match["deployment"]:
+        request["model"] = match["deployment"]
+    name = match["path"] if match else path
+    return {"path": name if method == "POST" else f"{method} {name}", "request": request}
 
 
 def parse_call(method: str, path: str, query: dict[str, str], body: bytes) -> Call:

@@ -50,24 +50,24 @@ def _overlap(some: frozenset[str], others: frozenset[str]) -> float:
     return shared / (len(some) + len(others) - shared or 1)
 
 
-def _places(request: Json) -> Json:
+def places(request: Json) -> Json:
     """A request as a flat dict: one entry a parameter, one a message."""
-    places = relevant(request)
-    messages = places.get("messages")
+    found = relevant(request)
+    messages = found.get("messages")
     if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
-        del places["messages"]
+        del found["messages"]
         for number, message in enumerate(messages, 1):
             rest = {name: value for name, value in message.items() if name != "role"}
             content = rest.get("content")
             text = content if rest.keys() == {"content"} and isinstance(content, str) else rest
-            places[f"message {number} ({message.get('role')})"] = text
-    return places
+            found[f"message {number} ({message.get('role')})"] = text
+    return found
 
 
 def _differences(call: Call, recording: Json) -> list[str]:
     """What the request has otherwise than a recording, one short phrase each."""
-    wanted = {"repeat": call.repeat, **_places(call.request)}
-    recorded = {"repeat": recording.get("repeat", 0), **_places(recording["request"])}
+    wanted = {"repeat": call.repeat, **places(call.request)}
+    recorded = {"repeat": recording.get("repeat", 0), **places(recording["request"])}
     return [
         f"{place}: {_contrast(wanted.get(place), recorded.get(place))}"
         for place in wanted | recorded

@@ -20,7 +20,7 @@ from llmops.report.sample import LONGEST, Sample, packed, shortened
 from llmops.summary import Summary
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 HERE = Path(__file__).parent
 DATA_LIMIT = 1_700_000
@@ -113,15 +113,19 @@ def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-@cache
 def _template() -> Template:
+    return environment().get_template("page.html.jinja")
+
+
+@cache
+def environment() -> Environment:
+    """Where the templates are, and how they are rendered: all data is text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.jinja")

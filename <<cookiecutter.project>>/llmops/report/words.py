@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from llmops.report.ranking import Cell, Metric
-from llmops.summary import Score, Summary
+from llmops.summary import Llm, Score, Summary
 
 NONE = "\u2013"
 TIMES = "\u00d7"
@@ -121,6 +121,16 @@ def index(summary: Summary) -> str:
     if (found := summary.index) is None:
         return ""
     return f"{found.documents:,} documents, {found.chunks:,} passages, version {found.version[:12]}"
+
+
+def answered(llm: Llm) -> Source:
+    """The same of `make parity`, where one answer serves each request that is the same."""
+    how = f" {ASKED['replay']}"
+    if llm.mode != "replay":
+        once = ": the model was asked once for each that is different, now or earlier"
+        how = f"{once} (FRESH=1 asks again)"
+    told = f"{_calls(llm.calls)}{how}."
+    return Source(llm.mode, TITLES[llm.mode], " ".join(filter(None, [told, llm.note])))
 
 
 def _calls(count: int) -> str:
