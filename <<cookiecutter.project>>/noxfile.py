@@ -31,7 +31,8 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   STATUS=1            with KIND=local: `make deploy` says how the endpoint is, and changes nothing
   DOWN=1              with KIND=local: `make deploy` ends the endpoint's processes
                       (`make monitor KIND=local` says how its deployments compare)
-  PLAN=1              say what deploy, cutover, rollback or onboard would change, and change nothing
+  PLAN=1              say what deploy, cutover, rollback, onboard or eject would change, and change
+                      nothing
   WAIT=600            seconds that they wait for a change that is under way already, and for roles
                       that were granted just now to act; cutover: for answers to compare
   STEPS=1,10,50,100   percent of the traffic for the current deployment, a `make cutover` each
@@ -43,7 +44,8 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
   FROM=../my-flow     what `make onboard` brings in: a flow's folder or file, path/flow.py:function,
                       a use case of Microsoft's template, or a code-first repo (FLOW: a name in it)
   EVALUATOR=../eval   the evaluation flow that it brings in; DATA=rows.csv instead of what it finds
-  YES=1               let it replace files that are here already
+  FLOW=flows/standard what `make eject` writes anew, TO=python (default) or TO=agent-framework
+  YES=1               let onboard and eject replace files that are here already
   CONTEXT_ONLY=1      let `make image` stop at the folder that the image is built from
   TAG=name:1.2        the name of its image (default: the experiment's and its flow's hash)
   VERSION=v1.2.0      the template's version that `make update-template` brings in (default: newest)
@@ -236,6 +238,12 @@ def onboard(session: nox.Session) -> None:
     named = (os.environ.get(name, "").partition(":")[0] for name in ("FROM", "EVALUATOR"))
     script("onboard", *flows_need(ROOT, *(ROOT / place for place in named if place)))
     relock("flow")
+
+
+@nox.session
+def eject(session: nox.Session) -> None:
+    """Write a flow (FLOW=flows/standard) anew as plain Python or Agent Framework."""
+    script("eject", "dev")
 
 
 @nox.session(name="update-template")

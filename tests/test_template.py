@@ -308,7 +308,7 @@ def test_help_lists_every_task(folder: Path, run: Run) -> None:
 def test_the_vocabulary() -> None:
     local = "help validate index try serve experiment compare parity evaluate report gate comment"
     azure = "record doctor azure-setup image register approve deploy check-endpoint rollback"
-    names = f"{local} {azure} cutover monitor notebook onboard update-template test lint lock"
+    names = f"{local} {azure} cutover monitor notebook onboard eject update-template test lint lock"
     assert list(sessions(HOUSE / "noxfile.py")) == names.split()
 
 

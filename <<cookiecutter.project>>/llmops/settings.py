@@ -13,6 +13,8 @@ from llmops.errors import UserError
 
 Target = Literal["local", "azure", "azure-pipeline"]
 TARGETS = get_args(Target)
+To = Literal["python", "agent-framework"]
+TOS = get_args(To)
 FLAGS = ("0", "1", "false", "true")
 STEPS = (1, 10, 50, 100)
 """Percent of the traffic that a new deployment takes, one step after the other."""
@@ -60,6 +62,7 @@ class Settings:
     source: str = ""
     evaluator: str = ""
     flow: str = ""
+    to: To = "python"
     data: str = ""
     yes: bool = False
     tag: str = ""
@@ -103,6 +106,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         source=given.get("FROM", ""),
         evaluator=given.get("EVALUATOR", ""),
         flow=given.get("FLOW", ""),
+        to=cast(To, _choice(given, "TO", TOS, "python")),
         data=given.get("DATA", ""),
         yes=_flag(given, "YES"),
         tag=given.get("TAG", ""),

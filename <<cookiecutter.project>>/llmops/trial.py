@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import Any
 
-from llmops import answers, plan, stopping
+from llmops import answers, config, flows, plan, stopping
 from llmops.answers import Answers
 from llmops.config import Experiment
 from llmops.data import apply_mappings, complete_mappings
@@ -51,6 +52,42 @@ def run(settings: Settings) -> int:
     for name, row in rows.items():
         _show(name, row, source)
     return FAILED if any(row.failed for row in rows.values()) else OK
+
+
+def replayed(reference: str, inputs: dict[str, Any], root: Path = Path()) -> Row:
+    """One row through any flow of the repo, its models' answers taken from recordings/.
+
+    For tests: a row without a recording has an error with the code `recording_missing`.
+
+    Raises:
+        UserError: there is no such flow, or experiment.yaml cannot be read.
+    """
+    flow = flows.describe(reference, root)
+    experiment = config.load(folder=root)
+    if experiment.index and _stands_for(experiment, flow, root):
+        upkeep.refresh(experiment, flow, Settings(llm="replay"), root)
+    source = Answers(experiment, "replay")
+    try:
+        source.open()
+        return stopping.run(_one(flow, experiment, source, inputs))
+    finally:
+        source.close()
+
+
+def _stands_for(experiment: Experiment, flow: Flow, root: Path) -> bool:
+    """Whether a flow takes what the experiment's does, so that it searches the same documents."""
+    own = flows.describe(experiment.flow or experiment.name, root)
+    return own.inputs.keys() <= flow.inputs.keys()
+
+
+async def _one(flow: Flow, experiment: Experiment, source: Answers, inputs: dict[str, Any]) -> Row:
+    connections = source.connections()
+    worker = Worker(flow.folder, answers.environment(connections), LOGS / "try.log")
+    try:
+        task = job(plan.DEFAULT, flow, flow.definition, connections, ())
+        return await run_row(worker, task, 0, inputs, experiment.limits)
+    finally:
+        await worker.close()
 
 
 def _check(inputs: dict[str, Any], flow: Flow, experiment: Experiment) -> None:
