@@ -28,11 +28,12 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_the_second_is_what_eject_writes_of_the_first(use: UseCase) -> None:
     test = use.folder / "tests/test_standard_python.py"
-    shipped, tested = content(use.folder / EJECTED), test.read_bytes()
+    shipped, tested = content(use.folder / EJECTED), test.read_text("utf-8")
     told = use.run("eject", FLOW="flows/standard", TO="python", YES="1")
     assert told.code == 0, told.text
     assert content(use.folder / EJECTED) == shipped
-    assert test.read_bytes() == tested
+    # In a repo llmops is its own, and its import stands apart.
+    assert test.read_text("utf-8") == tested.replace("\n\nfrom llmops", "\nfrom llmops")
 
 
 @pytest.mark.parametrize("variants", ["", "all"])

@@ -13,14 +13,17 @@ API_VERSION = "2024-02-01"
 def of_node(writer: Writer, connection: str) -> str:
     """The name of the function that gives the client of a node; the module has it then."""
     name = writer.names.clients[connection]
-    return function(writer.module, writer.source.connections[connection], name)
+    return function(writer.module, writer.source.connections[connection], name, writer.speech.sdk)
 
 
-def function(module: Module, entry: Connection, name: str) -> str:
-    """Write the function that gives a connection's client; returns its name."""
+def function(module: Module, entry: Connection, name: str, sdk: str = "") -> str:
+    """Write the function that gives a connection's client; returns its name.
+
+    `sdk` is `Async` for clients whose calls are awaited.
+    """
     kind, connection = entry.connection_type, entry.name
     made = _azure(module, entry) if kind == "AzureOpenAIConnection" else _openai(kind, connection)
-    class_ = "AzureOpenAI" if kind == "AzureOpenAIConnection" else "OpenAI"
+    class_ = f"{sdk}{'AzureOpenAI' if kind == 'AzureOpenAIConnection' else 'OpenAI'}"
     module.use("import os")
     module.use("from functools import cache")
     module.use(f"from openai import {class_}")

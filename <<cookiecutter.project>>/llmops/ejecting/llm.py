@@ -144,13 +144,14 @@ class _Asking:
             module.add(self._constant())
         taken = [f"{k}: {self._hint(v)}" for k, v in _references(request).items()]
         taken += ["variant: str"] if self.table else []
-        arguments = ", ".join([self._model(), self._text(), *self._parameters()])
+        given = [self._model(), self._text(), *self._parameters()]
+        arguments = dict(text.split("=", 1) for text in given)
+        asked = self.writer.speech.ask(module, client, request, arguments)
         module.add(
-            f"def {self.name}({', '.join(taken)}) -> {_returned(request)}:",
+            f"{self.writer.speech.define} {self.name}({', '.join(taken)}) -> {_returned(request)}:",
             f'    """Ask the model of the node {self.node.name}."""',
             *([f"    settings = {self._constant_name}[variant]"] if self.table else []),
-            f"    answer = {client}().{request.call}.create({arguments})",
-            f"    return answer{_tail(request)}",
+            *(f"    {line}" for line in asked),
         )
 
     @property
@@ -281,9 +282,3 @@ def _returned(request: Request) -> str:
     if request.message:
         return "dict[str, Any]"
     return "str" if request.call == "completions" else "str | None"
-
-
-def _tail(request: Request) -> str:
-    if request.message:
-        return '.model_dump()["choices"][0]["message"]'
-    return ".choices[0].text" if request.call == "completions" else ".choices[0].message.content"

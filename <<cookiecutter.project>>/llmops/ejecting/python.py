@@ -25,14 +25,14 @@ def write(source: Source) -> Ejected:
     writer = begin(source, graphs.read(source.flow, source.types))
     see = expressions(writer)
     body = list(_body(writer, see))
-    outputs = {n: _output(writer, see, v) for n, v in writer.graph.outputs.items()}
+    outputs = {n: output(writer, see, v) for n, v in writer.graph.outputs.items()}
     kept = {n: text for n, text in outputs.items() if text}
     wrap = "load" if writer.shows_images else ""
-    columns = Columns(see, writer.graph.outputs, lambda r: _kept(writer, see, r), wrap)
-    over_rows = list(_over_rows(writer, columns))
+    columns = Columns(see, writer.graph.outputs, lambda r: kept_value(writer, see, r), wrap)
+    over_rows = list(work_over_rows(writer, columns))
     _run(writer, body, {**kept, **columns.more})
     if over_rows:
-        _aggregate(writer, over_rows)
+        aggregate(writer, over_rows)
     return beside(writer, text(writer))
 
 
@@ -77,13 +77,13 @@ def _body(writer: Writer, see: Expressions) -> Iterator[str]:
         if node.guard is not None and node.guard != last:
             yield f"if {see.condition(node.guard)}:"
         last = node.guard
-        yield from (f"{'    ' if last else ''}{line}" for line in _work(writer, node, see))
+        yield from (f"{'    ' if last else ''}{line}" for line in work(writer, node, see))
 
 
-def _work(writer: Writer, node: Node, see: Expressions) -> Iterator[str]:
+def work(writer: Writer, node: Node, see: Expressions) -> Iterator[str]:
     """The lines of one node; of variants that are no prompts' each has its own."""
     versions = writer.graph.versions(node)
-    target = f"{writer.names.nodes[node.name]} = " if _used(writer, node) else ""
+    target = f"{writer.names.nodes[node.name]} = " if used(writer, node) else ""
     if len(versions) == 1 or all(version.type == "llm" for version in versions.values()):
         yield f"{target}{nodes.call(writer, node, see)}"
         return
@@ -134,7 +134,8 @@ def _is_literal(node: ast.expr) -> bool:
     return True
 
 
-def _used(writer: Writer, node: Node) -> bool:
+def used(writer: Writer, node: Node) -> bool:
+    """Whether anything takes what a node gives."""
     wanted = ("node", node.name)
     given = [v for v in writer.graph.outputs.values() if isinstance(v, Reference)]
     whens = [r for n in writer.graph.nodes for r in _whens(n.guard)]
@@ -149,7 +150,7 @@ def _whens(guard: Guard | None) -> Iterator[Reference]:
         yield from _whens(part)
 
 
-def _output(writer: Writer, see: Expressions, value: graphs.Value) -> str:
+def output(writer: Writer, see: Expressions, value: graphs.Value) -> str:
     """An output of the flow; "" of one that only the aggregation gives."""
     if not isinstance(value, Reference):
         return literal(value)
@@ -160,7 +161,7 @@ def _output(writer: Writer, see: Expressions, value: graphs.Value) -> str:
     return _plain(writer, see.plain(value), value)
 
 
-def _kept(writer: Writer, see: Expressions, reference: Reference) -> str:
+def kept_value(writer: Writer, see: Expressions, reference: Reference) -> str:
     """What the aggregation needs besides the outputs."""
     return _plain(writer, see.reference(reference), reference)
 
@@ -187,20 +188,21 @@ def _may_be_image(writer: Writer, node: Node | None) -> bool:
 
 
 def _run(writer: Writer, body: list[str], outputs: dict[str, str]) -> None:
-    guarded = [n for n in writer.graph.nodes if n.guard and _used(writer, n) and not n.aggregation]
+    guarded = [n for n in writer.graph.nodes if n.guard and used(writer, n) and not n.aggregation]
     nothing = [f"{writer.names.nodes[node.name]} = None" for node in guarded]
-    first = [line for i in writer.graph.inputs for line in _prepare(writer, i)]
+    first = [line for i in writer.graph.inputs for line in prepare(writer, i)]
     writer.module.use("from typing import Any")
     returned = ", ".join(f"{name!r}: {value}" for name, value in outputs.items())
     writer.module.add(
-        f"def run({_signature(writer)}) -> dict[str, Any]:",
+        f"def run({signature(writer)}) -> dict[str, Any]:",
         '    """One row."""',
         *(f"    {line}" for line in [*first, *nothing, *body]),
         f"    return {{{returned}}}",
     )
 
 
-def _signature(writer: Writer) -> str:
+def signature(writer: Writer) -> str:
+    """The parameters of `run`: the inputs, then what chooses among variants."""
     inputs = sorted(writer.graph.inputs, key=lambda i: not i.required)
     taken = [_parameter(writer, i) for i in inputs]
     in_rows = {n.name for n in writer.graph.nodes if not n.aggregation}
@@ -222,7 +224,7 @@ def _parameter(writer: Writer, given: Input) -> str:
     return f"{name}: {hint} = {literal(default)}"
 
 
-def _prepare(writer: Writer, given: Input) -> Iterator[str]:
+def prepare(writer: Writer, given: Input) -> Iterator[str]:
     """The lines that make an input what the nodes take."""
     name = writer.names.inputs[given.name]
     default = coerced(given.default, given.type)
@@ -243,13 +245,15 @@ def _prepare(writer: Writer, given: Input) -> Iterator[str]:
 # ---- All rows
 
 
-def _over_rows(writer: Writer, see: Columns) -> Iterator[str]:
+def work_over_rows(writer: Writer, see: Columns) -> Iterator[str]:
+    """The lines of the nodes that work over all rows."""
     for node in writer.graph.nodes:
         if node.aggregation:
-            yield from _work(writer, node, see)
+            yield from work(writer, node, see)
 
 
-def _aggregate(writer: Writer, lines: list[str]) -> None:
+def aggregate(writer: Writer, lines: list[str]) -> None:
+    """Add the function that does this work to the module."""
     if any("load(row" in line for line in lines):
         writer.module.helper("images", "load")
     writer.module.use("from typing import Any")

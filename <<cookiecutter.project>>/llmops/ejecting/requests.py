@@ -59,6 +59,13 @@ class Request:
     message: bool = False
     vision: bool = False
 
+    @property
+    def tail(self) -> str:
+        """What of the answer the node gives."""
+        if self.message:
+            return '.model_dump()["choices"][0]["message"]'
+        return ".choices[0].text" if self.call == "completions" else ".choices[0].message.content"
+
 
 def of(node: Node, kind: str) -> Request:
     """The request of an LLM node by way of a connection of this type.

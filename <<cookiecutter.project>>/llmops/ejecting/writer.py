@@ -11,6 +11,7 @@ from llmops.config import Connection
 from llmops.ejecting import sources
 from llmops.ejecting.graph import MODELS, Graph, Node, Reference
 from llmops.ejecting.names import Names, choose
+from llmops.ejecting.requests import Request
 from llmops.ejecting.sources import Converted, Tool
 from llmops.errors import UserError
 from llmops.flows import Flow, files
@@ -78,6 +79,26 @@ class Module:
             self.parts.append(text)
 
 
+class Speech:
+    """How the module asks a model; a subclass asks through another package.
+
+    `define` begins its functions, `sdk` the names of the openai package's classes.
+    """
+
+    define = "def"
+    sdk = ""
+
+    def ask(
+        self, module: Module, client: str, request: Request, arguments: Mapping[str, str]
+    ) -> list[str]:
+        """The lines that ask and return the answer; `arguments` are expressions by their names."""
+        given = ", ".join(f"{name}={text}" for name, text in arguments.items())
+        return [
+            f"answer = {client}().{request.call}.create({given})",
+            f"return answer{request.tail}",
+        ]
+
+
 @dataclass
 class Writer:
     """A DAG and the module that is written of it.
@@ -95,6 +116,7 @@ class Writer:
     names: Names
     quoted: frozenset[str]
     module: Module
+    speech: Speech = field(default_factory=Speech)
 
     def tool(self, node: Node) -> Tool | None:
         """The function of a Python node; null where its file has none."""
