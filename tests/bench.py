@@ -89,8 +89,10 @@ def main() -> None:
     parser.add_argument("--repo", type=Path, default=ROOT / "demo", help="a generated repo")
     parser.add_argument("--only", default="", help="figures whose name has this in it")
     options = parser.parse_args()
+    sys.path.insert(0, str(HOUSE))  # bench_index looks into the library
     figures = {
         "1,000 rows at 32": lambda: thousand(options.runs),
+        "1,000 rows at 32, ejected": lambda: ejected(options.runs),
         "1,000 rows at 32, pf run create twice": prompt_flow,
         "15 rows at 4": lambda: fifteen(options.runs),
         "nothing changed": lambda: unchanged(options.runs),
@@ -128,6 +130,30 @@ def thousand(runs: int) -> Figure:
     wanted = f"{1.25 * 1000 / 32 * DELAY_S + 3:.1f} s"
     with StandIn(DELAY_S) as model:
         return Figure("1,000 rows at 32", wanted, [fresh(model, 1000, 32) for _ in range(runs)])
+
+
+def ejected(runs: int) -> Figure:
+    """The work of `thousand` by what `make eject` writes of both flows, without promptflow."""
+    wanted = f"{1.1 * 1000 / 32 * DELAY_S + 1.5:.1f} s"
+    done = []
+    with StandIn(DELAY_S) as model:
+        for _ in range(runs):
+            with prepared(1000, 32) as folder:
+                eject(folder)
+                done.append(ours(model, folder))
+    return Figure("1,000 rows at 32, ejected", wanted, done)
+
+
+def eject(folder: Path) -> None:
+    """Put plain Python in the place of both flows."""
+    document = json.loads((folder / "experiment.yaml").read_text(encoding="utf-8"))
+    for name in ("standard", "evaluation"):
+        environment = {**os.environ, "PYTHONPATH": str(HOUSE), "FLOW": f"flows/{name}"}
+        measure([sys.executable, "-m", "scripts.eject"], folder, environment)
+        shutil.rmtree(folder / "flows" / name)
+    document["flow"] = "flows/standard_python"
+    document["evaluators"][0]["flow"] = "flows/evaluation_python"
+    (folder / "experiment.yaml").write_text(json.dumps(document), encoding="utf-8")
 
 
 def fifteen(runs: int) -> Figure:
