@@ -32,27 +32,45 @@ def found(folder: Path) -> list[Document]:
     """The documents below a folder, by name; files of other kinds are none (see `passed_over`).
 
     Raises:
-        UserError: the folder is not there or holds no document, a file cannot be read, or a link
-            leads out of the folder; every problem, one a line.
+        UserError: as `listed`, or a file cannot be read.
+    """
+    first: dict[str, str] = {}
+    made, problems = [], []
+    for source, path in listed(folder).items():
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror}). Check its rights.")
+            continue
+        same = first.setdefault(content, source)
+        made.append(Document(source, path, content, same if same != source else ""))
+    if problems:
+        raise UserError("\n".join(problems))
+    return made
+
+
+def listed(folder: Path) -> dict[str, Path]:
+    """The documents' files by name, which nobody has read.
+
+    Raises:
+        UserError: the folder is not there or holds no document, or a link leads out of the folder;
+            every problem, one a line.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder. Put documents there ({', '.join(SUFFIXES)}).")
-    documents: dict[str, Document] = {}
-    first: dict[str, str] = {}
-    problems = []
+    paths, problems = {}, []
     for path in sorted(_files(folder), key=lambda path: _source(path, folder)):
-        if path.suffix.lower() in SUFFIXES or path.is_symlink():
-            try:
-                made = _document(path, folder, first)
-            except UserError as error:
-                problems.append(str(error))
-            else:
-                documents[made.source] = made
+        if path.is_symlink() and (path.is_dir() or not _inside(path, folder)):
+            told = f"a link to a folder or out of {folder}. Put a copy of the document here."
+            problems.append(f"{path}: {told}")
+        elif path.suffix.lower() in SUFFIXES:
+            paths[_source(path, folder)] = path
     if problems:
         raise UserError("\n".join(problems))
-    if not documents:
+    if not paths:
         raise UserError(f"{folder}: holds no document. Put some there ({', '.join(SUFFIXES)}).")
-    return list(documents.values())
+    return paths
 
 
 def passed_over(folder: Path) -> list[str]:
@@ -60,21 +78,6 @@ def passed_over(folder: Path) -> list[str]:
     return sorted(
         _source(path, folder) for path in _files(folder) if path.suffix.lower() not in SUFFIXES
     )
-
-
-def _document(path: Path, folder: Path, first: dict[str, str]) -> Document:
-    source = _source(path, folder)
-    if path.is_symlink() and (path.is_dir() or not _inside(path, folder)):
-        raise UserError(
-            f"{path}: a link to a folder or out of {folder}. Put a copy of the document here."
-        )
-    try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Check its rights.") from error
-    same = first.setdefault(content, source)
-    return Document(source, path, content, same if same != source else "")
 
 
 def _inside(path: Path, folder: Path) -> bool:

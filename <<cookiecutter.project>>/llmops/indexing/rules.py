@@ -21,7 +21,7 @@ def problems(experiment: Experiment, flow: Flow | None, root: Path = Path()) -> 
         choices = ", ".join(sorted(known)) or "none"
         yield f"{where}.connection: '{block.connection}' (expected one of {choices})."
     try:
-        documents.found(root / block.documents)
+        documents.listed(root / block.documents)
     except UserError as error:
         yield from (f"{where}.documents: {line}" for line in str(error).splitlines())
     if flow is not None:

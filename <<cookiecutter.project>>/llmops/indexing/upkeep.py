@@ -12,6 +12,7 @@ from llmops.config import Experiment
 from llmops.errors import OK, UserError
 from llmops.flows import Flow
 from llmops.indexing import build, documents, manifest, service
+from llmops.indexing.documents import Document
 from llmops.indexing.manifest import Manifest, Origin, Place
 from llmops.settings import Settings
 
@@ -36,8 +37,9 @@ def run(settings: Settings) -> int:
     print(f"llm: {answers.mode}. {answers.note}", flush=True)
     place = manifest.place(experiment, flow)
     assert place is not None
-    _say_what_is_passed_over(place)
-    made = _upkeep(place, experiment, answers, settings)
+    files = documents.found(place.documents)
+    _say_what_is_passed_over(place, files)
+    made = _upkeep(place, files, experiment, answers, settings)
     if made is None and (found := manifest.read(place.folder)):
         print(build.Built(found, 0, place.folder).line)
     return OK
@@ -62,25 +64,24 @@ def refresh(
     if place is None:
         return None
     answers = Answers(experiment, settings.llm, root)
-    made = _upkeep(place, experiment, answers, settings, older) or manifest.read(place.folder)
+    files = documents.found(place.documents)
+    made = _upkeep(place, files, experiment, answers, settings, older)
+    made = made or manifest.read(place.folder)
     return made.summary() if made else None
 
 
-def state(place: Place, origin: Origin | None = None) -> State:
-    """Whether the index is there and of the documents and the settings as they are now.
+def state(place: Place, files: Sequence[Document], origin: Origin | None = None) -> State:
+    """Whether the index is there and of these documents and the settings as they are now.
 
     `origin` is where its vectors must come from; by default either will do.
 
     Raises:
-        UserError: the documents, or the service that holds the index, cannot be read.
+        UserError: the service that holds the index cannot be read.
     """
     made = manifest.read(place.folder)
     if made is None or not manifest.complete(place.folder, made):
         return "missing"
-    wanted = manifest.version(
-        place.block, origin or made.embedding.origin, documents.found(place.documents)
-    )
-    if made.version != wanted:
+    if made.version != manifest.version(place.block, origin or made.embedding.origin, files):
         return "stale"
     return "stale" if made.search and service.problem(made) else "current"
 
@@ -88,7 +89,7 @@ def state(place: Place, origin: Origin | None = None) -> State:
 def require(experiment: Experiment, flow: Flow, root: Path = Path()) -> None:
     """Raise UserError where the flow's index is missing or stale; nothing where it has none."""
     place = manifest.place(experiment, flow, root)
-    if place and (found := state(place)) != "current":
+    if place and (found := state(place, documents.found(place.documents))) != "current":
         why = {"missing": "there is no index", "stale": "the index is not of the documents as they"}
         what = why[found] + (" are now" if found == "stale" else "")
         raise UserError(f"{place.folder}: {what}. Run `make index`.")
@@ -96,6 +97,7 @@ def require(experiment: Experiment, flow: Flow, root: Path = Path()) -> None:
 
 def _upkeep(
     place: Place,
+    files: Sequence[Document],
     experiment: Experiment,
     answers: Answers,
     settings: Settings,
@@ -106,18 +108,18 @@ def _upkeep(
     Record mode embeds all again: the recordings must hold every passage.
     """
     fresh = settings.fresh or answers.mode == "record"
-    if not fresh and state(place, build.ORIGINS[answers.mode]) == "current":
+    if not fresh and state(place, files, build.ORIGINS[answers.mode]) == "current":
         return None
     made = build.build(place, answers, experiment.limits, older, fresh=fresh)
     print(made.line, flush=True)
     return made.manifest
 
 
-def _say_what_is_passed_over(place: Place) -> None:
+def _say_what_is_passed_over(place: Place, files: Sequence[Document]) -> None:
     if names := documents.passed_over(place.documents):
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         known = ", ".join(documents.SUFFIXES)
         print(f"not read: {', '.join(names[:SHOWN])}{more} (documents are {known})", flush=True)
-    twice = [one for one in documents.found(place.documents) if one.same_as]
+    twice = [one for one in files if one.same_as]
     for one in twice[:SHOWN]:
         print(f"not read: {one.source} has the same content as {one.same_as}", flush=True)
