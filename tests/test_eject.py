@@ -6,12 +6,16 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import HOUSE, ROOT
 from ejection import Flows
+from llmops.ejecting.helpers.once import once
 from llmops.errors import UserError
 
 AOAI = {"name": "aoai", "api_base": "${api_base}", "api_key": "${api_key}"}
@@ -695,3 +699,21 @@ def test_ejecting_needs_no_promptflow() -> None:
     for path in (HOUSE / "llmops" / "ejecting").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) promptflow", path.read_text(), re.M), path
     assert (ROOT / "tests").is_dir()
+
+
+def test_threads_that_come_first_share_what_is_made() -> None:
+    made, together = [], threading.Barrier(8)
+
+    @once
+    def client(name: str) -> object:
+        made.append(name)
+        time.sleep(0.05)
+        return object()
+
+    def ask(name: str) -> object:
+        together.wait()
+        return client(name)
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ask, ["one", "two"] * 4))
+    assert sorted(made) == ["one", "two"] and len(set(found)) == 2

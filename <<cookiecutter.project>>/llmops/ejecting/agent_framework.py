@@ -88,7 +88,7 @@ def _items(values: Mapping[str, str]) -> str:
 def _chat_client(module: Module, client: str) -> None:
     module.use("from agent_framework.openai import OpenAIChatCompletionClient")
     module.add(
-        "@cache",
+        f"@{module.helper('once', 'once')}",
         f"def {client}_chat(model: str) -> OpenAIChatCompletionClient:",
         f'    """A chat model of {client}()."""',
         f"    return OpenAIChatCompletionClient(model, async_client={client}())",

@@ -25,10 +25,9 @@ def function(module: Module, entry: Connection, name: str, sdk: str = "") -> str
     made = _azure(module, entry) if kind == "AzureOpenAIConnection" else _openai(kind, connection)
     class_ = f"{sdk}{'AzureOpenAI' if kind == 'AzureOpenAIConnection' else 'OpenAI'}"
     module.use("import os")
-    module.use("from functools import cache")
     module.use(f"from openai import {class_}")
     module.add(
-        "@cache",
+        f"@{module.helper('once', 'once')}",
         f"def {name}() -> {class_}:",
         f'    """The connection {connection}."""',
         *made[:-1],

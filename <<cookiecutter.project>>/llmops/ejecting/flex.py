@@ -75,11 +75,10 @@ def _flow(module: Module, source: Source) -> str:
         for k, v in source.flow.init.items()
     ]
     taken = list(code.parameters(call).values())
-    module.use("from functools import cache")
     module.use("from typing import Any")
     module.use(f"from {place} import {name}")
     module.add(
-        "@cache",
+        f"@{module.helper('once', 'once')}",
         f"def program() -> {name}:",
         '    """The flow\'s own object, made once."""',
         f"    return {name}({', '.join(given)})",

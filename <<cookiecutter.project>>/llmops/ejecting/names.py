@@ -21,7 +21,7 @@ OWN = {
         "metrics",
         "logged_metrics",
         "asdict",
-        "cache",
+        "once",
         "os",
         "json",
     ),

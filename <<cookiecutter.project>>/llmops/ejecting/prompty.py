@@ -64,11 +64,11 @@ def _client(module: Module, source: Source, model: Mapping[str, Any]) -> str:
         return f"{clients.function(module, named, plain(named.name).lower())}()"
     azure = str(given.get("type", "azure_openai")) in ("azure_openai", "AzureOpenAI")
     class_ = "AzureOpenAI" if azure else "OpenAI"
-    for line in ("import os", "from functools import cache", f"from openai import {class_}"):
+    for line in ("import os", f"from openai import {class_}"):
         module.use(line)
     arguments = ", ".join([*(_azure(given) if azure else _openai(given)), "max_retries=0"])
     module.add(
-        "@cache",
+        f"@{module.helper('once', 'once')}",
         f"def client() -> {class_}:",
         '    """The model\'s endpoint."""',
         f"    return {class_}({arguments})",

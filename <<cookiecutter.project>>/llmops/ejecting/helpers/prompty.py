@@ -6,7 +6,6 @@ import json
 import os
 import re
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +13,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 from ruamel.yaml import YAML
 
 from llmops.ejecting.helpers.chat import text_messages
+from llmops.ejecting.helpers.once import once
 
 API_VERSION = "2024-02-01"
 _PARTS = re.compile(r"-{3,}\n(.*)-{3,}\n(.*)", re.DOTALL)
@@ -62,7 +62,7 @@ class Prompty:
 
     def __call__(self, **inputs: Any) -> Any:
         """The model's answer."""
-        client = _client(json.dumps(self._configuration, sort_keys=True), asynchronous=False)
+        client = _client(json.dumps(self._configuration, sort_keys=True))
         return self._read(client.chat.completions.create(**self._request(inputs)))
 
     @property
@@ -101,15 +101,18 @@ class AsyncPrompty(Prompty):
 
     async def __call__(self, **inputs: Any) -> Any:
         """The model's answer."""
-        configuration = json.dumps(self._configuration, sort_keys=True)
         # An asynchronous client belongs to an event loop: not kept.
-        client = _client.__wrapped__(configuration, asynchronous=True)
+        client = _made(self._configuration, asynchronous=True)
         return self._read(await client.chat.completions.create(**self._request(inputs)))
 
 
-@cache
-def _client(configuration: str, *, asynchronous: bool) -> Any:
-    given = _named(json.loads(configuration))
+@once
+def _client(configuration: str) -> Any:
+    return _made(json.loads(configuration), asynchronous=False)
+
+
+def _made(configuration: dict[str, Any], *, asynchronous: bool) -> Any:
+    given = _named(configuration)
     key = given.get("api_key")
     if given.get("type") == "azure_openai" or "azure_endpoint" in given:
         kind: Any = AsyncAzureOpenAI if asynchronous else AzureOpenAI

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Template
 from jinja2.sandbox import SandboxedEnvironment
+from once import once
 
 HERE = Path(__file__).resolve().parent
 ROLE = re.compile(r"^\s*#?\s*(system|user|assistant|function|tool)\s*:\s*\n", re.I | re.M)
@@ -91,6 +91,6 @@ def _message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": plain(text.strip())}
 
 
-@cache
+@once
 def _template(file: str) -> Template:
     return _ENVIRONMENT.from_string((HERE / file).read_text(encoding="utf-8"))

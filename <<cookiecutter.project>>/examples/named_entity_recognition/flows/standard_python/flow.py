@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import Any
 
 from chat import messages, quote
 from cleansing import cleansing
+from once import once
 from openai import AzureOpenAI
 
 
-@cache
+@once
 def aoai() -> AzureOpenAI:
     """The connection aoai."""
     return AzureOpenAI(

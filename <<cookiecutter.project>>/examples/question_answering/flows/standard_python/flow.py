@@ -5,19 +5,19 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from typing import Any
 
 from chat import lines, messages, quote
 from cite import cite
 from connections import AzureOpenAIConnection
 from history import history
+from once import once
 from openai import AzureOpenAI
 from retrieve import retrieve
 from standalone import standalone
 
 
-@cache
+@once
 def aoai() -> AzureOpenAI:
     """The connection aoai."""
     return AzureOpenAI(
