@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="figures whose name has this in it")
     options = parser.parse_args()
     sys.path.insert(0, str(HOUSE))  # bench_index looks into the library
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # who has it compiles all modules at each start
     figures = {
         "1,000 rows at 32": lambda: thousand(options.runs),
         "1,000 rows at 32, ejected": lambda: ejected(options.runs),

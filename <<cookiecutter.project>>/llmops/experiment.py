@@ -130,6 +130,7 @@ def _begin(settings: Settings, loader: Load) -> _Task:
     check_writable(SUMMARY)
     executor = execution.choose(settings, experiment)
     print(f"llm: {executor.mode}. {executor.note}", flush=True)
+    report.prepare()
     return _Task(settings, experiment, executor, checked, start, started_at)
 
 

@@ -5,8 +5,10 @@ Rows are read from disk one at a time; only a bounded sample of them is kept, fo
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
+from threading import Timer
 
 from llmops.errors import UserError
 from llmops.files import write_atomically
@@ -14,13 +16,32 @@ from llmops.report import ranking
 from llmops.report.comparisons import lines as compared
 from llmops.report.judges import lines as judged
 from llmops.report.markdown import ROWS, write_markdown
-from llmops.report.pages import Place, write_page
+from llmops.report.pages import Place, template, write_page
 from llmops.report.rows import Columns, joined
 from llmops.report.sample import MOST, Sample, take
 from llmops.report.tables import RowTable, facts, table, write_metrics
 from llmops.summary import SUMMARY, Summary, save
 
-__all__ = ["compared", "judged", "table", "write"]
+__all__ = ["compared", "judged", "prepare", "table", "write"]
+
+
+PREPARE_AFTER_S = 0.5
+
+
+def prepare() -> None:
+    """Load what a report is drawn with in the background: it takes as long as the drawing.
+
+    A moment from now, when a task that has rows to run waits for its workers.
+    """
+    loading = Timer(PREPARE_AFTER_S, _load)
+    loading.daemon = True
+    loading.start()
+
+
+def _load() -> None:
+    for package in ("pygal", "tabulate"):
+        importlib.import_module(package)
+    template()
 
 
 def write(summary: Summary, folder: Path = SUMMARY.parent) -> Path:

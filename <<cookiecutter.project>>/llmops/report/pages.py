@@ -55,7 +55,7 @@ def write_page(summary: Summary, sample: Sample, place: Place) -> None:
     cells = ranking.cells(summary)
     data = _data(sample, ranking.variants(summary))
     style, script = (_read(name) for name in ("page.css", "page.js"))
-    page = _template().render(
+    page = template().render(
         summary=summary,
         place=place,
         source=words.source(summary),
@@ -113,7 +113,9 @@ def _read(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def _template() -> Template:
+@cache
+def template() -> Template:
+    """The page of a report."""
     return environment().get_template("page.html.jinja")
 
 

@@ -16,5 +16,5 @@ def summarise(scores: list[dict[str, float] | None]) -> dict[str, int]:
     """
     scored = [score for score in scores if score is not None]
     for name in scored[0] if scored else ():
-        log_metric(name, fmean(score[name] for score in scored))
+        log_metric(name, fmean([score[name] for score in scored]))
     return {"rows": len(scores), "scored": len(scored)}
