@@ -445,7 +445,7 @@ def test_rows_that_fail_in_a_pipeline(azure: LoopbackAzure, dag: UseCase, go: Ru
 
 
 def test_a_flow_that_is_no_component(azure: LoopbackAzure, use: UseCase, go: Run) -> None:
-    go(TARGET="azure-pipeline").refused("flow.dag.yaml only", "TARGET=azure")
+    go(TARGET="azure-pipeline").refused("flow.dag.yaml only", "Leave out TARGET")
     assert jobs(azure, use) == []
 
 

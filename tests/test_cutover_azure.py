@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -53,6 +54,7 @@ def ask(case: Case, deployment: str, count: int, name: str = "text") -> None:
     """Live requests that one deployment answers; a name that is no input gets an error."""
     assert case.state
     headers = {"Authorization": f"Bearer {key(case)}", "azureml-model-deployment": deployment}
+    time.sleep(1)  # what is collected has its time in whole seconds
     for number in range(count):
         body = json.dumps({name: f"hello {number}"}).encode()
         try:

@@ -155,10 +155,10 @@ async def put_assignment(request: Request) -> Response:
     return JSONResponse(_assign(state, name, same), 201)
 
 
-def give(state: State, scope: str, principal: str, role: str) -> None:
+def give(state: State, scope: str, principal: str, role: str) -> Json:
     """Assign a role by name, as a service of Azure does it by itself."""
     same = {"scope": scope, "principalId": principal, "roleDefinitionId": ROLES[role]}
-    _assign(state, str(uuid.uuid4()), same)
+    return _assign(state, str(uuid.uuid4()), same)
 
 
 def has(state: State, scope: str, principal: str, role: str) -> bool:
