@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmops.image_rules import Instruction, parse, stages
+from llmops.image.rules import Instruction, parse, stages
 
 OWN = re.compile(r"(?<![\w./])/(opt|srv|build|tmp)\b")
 PIP = """#!/bin/sh

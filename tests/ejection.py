@@ -19,9 +19,9 @@ from typing import Any
 
 import standin
 from llmops import answers, config, connections, ejecting, flows
-from llmops.engine import Worker, run_row
 from llmops.errors import UserError
 from llmops.recordings import relevant
+from llmops.running.engine import Worker, run_row
 from llmops.runs import Row, Run
 from llmops.settings import Settings
 from llmops.work import job

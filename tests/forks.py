@@ -20,7 +20,7 @@ from usecase import Outcome, UseCase
 
 FORKER = """
 import importlib, json, os, runpy, signal, sys, traceback
-from llmops.promptflow_runner import keep_quiet
+from llmops.running.promptflow_runner import keep_quiet
 keep_quiet()
 for name in sys.argv[1:]:
     importlib.import_module(name)

@@ -136,7 +136,7 @@ class Served:
         """The processes that run rows."""
         place = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         children = [int(pid) for pid in place.read_text().split()]
-        return [pid for pid in children if b"llmops.worker" in command(pid)]
+        return [pid for pid in children if b"llmops.running.worker" in command(pid)]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit code."""

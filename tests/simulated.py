@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from llmops.comparison import Evidence, Measure, compare
 from llmops.metrics import Measured, measure
-from llmops.runners import over
+from llmops.running.runners import over
+from llmops.verdict.comparison import Evidence, Measure, compare
 
 Rows = Sequence[Any]
 Statistic = Callable[[Rows], float]

@@ -17,7 +17,8 @@ import pytest
 import test_deploy
 import test_webapp
 from forks import Forks
-from llmops import approval, summary
+from llmops import summary
+from llmops.verdict import approval
 from loopback_azure import LoopbackAzure
 from usecase import UseCase
 

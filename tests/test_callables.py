@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 import pytest
-from llmops.runners import CallableRunner
+from llmops.running.runners import CallableRunner
 from llmops.runs import Row
 
 Json = dict[str, Any]

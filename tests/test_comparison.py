@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmops import baseline, config, metrics
-from llmops.comparison import Evidence, Measure, Rules, compare
-from llmops.runners import Aggregation, over
+from llmops import config, metrics
+from llmops.running.runners import Aggregation, over
 from llmops.runs import Draws, Row, Run
 from llmops.summary import Comparison, Latency, Llm, RunSummary, Summary, Tokens
+from llmops.verdict import baseline
+from llmops.verdict.comparison import Evidence, Measure, Rules, compare
 from simulated import CASES, DIFFERENCES, evidence, held, held_difference, measured
 from usecase import UseCase
 

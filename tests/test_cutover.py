@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llmops import cutover_steps, deployment, rollout
-from llmops.cutover_steps import Next, following, missing, worse
+from llmops.deploying import cutover_steps, deployment, rollout
+from llmops.deploying.cutover_steps import Next, following, missing, worse
+from llmops.deploying.rollout import Deployment, Found
 from llmops.errors import UserError
-from llmops.online_figures import ERRORS, LATENCY
+from llmops.monitoring.online_figures import ERRORS, LATENCY
 from llmops.parity.document import Parity, Side
 from llmops.parity.document import Verdict as Sameness
-from llmops.rollout import Deployment, Found
 from llmops.settings import STEPS
 from llmops.settings import read as settings_of
 from llmops.summary import Comparison, Llm, Verdict

@@ -21,9 +21,11 @@ from typing import Any
 
 import pytest
 from forks import Fork, Forks
-from llmops import deployment, image
+from llmops import image
+from llmops.assets import Asset
+from llmops.deploying import deployment
 from llmops.errors import UserError
-from llmops.registration import Asset, Registration, save
+from llmops.registration import Registration, save
 from loopback_azure import LoopbackAzure
 from usecase import COMPILED, LIBRARY, UseCase, wait_until
 

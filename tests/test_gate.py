@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmops import config, gate, summary
-from llmops.comparison import Rules, compare
+from llmops import config, summary
 from llmops.errors import UserError
 from llmops.summary import (
     Base,
@@ -26,6 +25,8 @@ from llmops.summary import (
     Summary,
     Tokens,
 )
+from llmops.verdict import gate
+from llmops.verdict.comparison import Rules, compare
 from simulated import evidence
 from usecase import Outcome, UseCase
 

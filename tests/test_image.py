@@ -25,8 +25,10 @@ from typing import Any
 import httpx
 import pytest
 from dockerfile import Image, interpreter
-from llmops import closure, config, connections, container, image, image_rules
+from llmops import config, connections, image
 from llmops.errors import UserError
+from llmops.image import closure, rules
+from llmops.serving import container
 from llmops.serving.bundle import Bundle
 from loopback_azure import LoopbackAzure
 from standin import StandIn
@@ -75,7 +77,7 @@ def test_the_context_holds_what_the_server_needs(use: UseCase) -> None:
     found = names(folder)
     assert {"Dockerfile", "requirements.txt", "srv/bundle/serving.json"} <= found
     assert {"srv/bundle/flow/flow.py", "srv/llmops/serving/__main__.py"} <= found
-    assert {"srv/llmops/worker.py", "srv/llmops/promptflow_runner.py"} <= found
+    assert {"srv/llmops/running/worker.py", "srv/llmops/running/promptflow_runner.py"} <= found
     assert "srv/llmops/serving/test.html" in found, "a page lies beside its module"
     of_azure = {name for name in found if name.startswith("srv/llmops/azure/")}
     needed = ("__init__", "connection", "manager", "workspace")  # for a workspace's connection
@@ -119,9 +121,10 @@ def test_the_tar_is_sorted_and_of_nobody(tmp_path: Path) -> None:
 
 
 def test_the_closure_follows_names_of_modules() -> None:
-    found = closure.files("llmops.engine")
-    assert "llmops/worker.py" in found and "llmops/__init__.py" in found, "python -m llmops.worker"
-    assert "llmops/gate.py" not in found
+    found = closure.files("llmops.running.engine")
+    assert "llmops/running/worker.py" in found, "python -m llmops.running.worker"
+    assert "llmops/__init__.py" in found
+    assert "llmops/verdict/gate.py" not in found
 
 
 def test_recorded_answers_go_in_where_they_are_asked_for(tmp_path: Path) -> None:
@@ -204,14 +207,14 @@ REST = 'HEALTHCHECK CMD ["true"]\nUSER 1:1\nCMD ["x"]\n'
 )
 def test_the_rules(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "Dockerfile").write_text(text)
-    found = image_rules.problems({"Dockerfile": tmp_path / "Dockerfile"}, {})
+    found = rules.problems({"Dockerfile": tmp_path / "Dockerfile"}, {})
     assert bool(found) == bool(problem) and problem in "\n".join(found), found
 
 
 def test_what_a_dockerignore_leaves_out() -> None:
     patterns = ["**/.env", "**/*.pem", "docs/", "!docs/a.pem"]
     left = [".env", "a/.env", "a/b.pem", "docs/x", "docs/b/x"]
-    assert [n for n in (*left, "a.env", "docs/a.pem") if image_rules.ignored(n, patterns)] == left
+    assert [n for n in (*left, "a.env", "docs/a.pem") if rules.ignored(n, patterns)] == left
 
 
 def test_a_linter_finds_nothing(use: UseCase) -> None:
@@ -479,7 +482,7 @@ def test_the_workspace_gives_what_variables_lack(monkeypatch: pytest.MonkeyPatch
 
 PROVIDE = """
 import json, os
-from llmops import container
+from llmops.serving import container
 from llmops.errors import UserError
 from llmops.serving.bundle import Bundle
 made = Bundle.model_validate_json(os.environ["LLMOPS_SERVING"])

@@ -61,7 +61,10 @@ def test_the_watch_sees_an_import(watched: dict[str, str]) -> None:
 
 
 # Prompt flow may be absent: who uses it imports it where a flow asks for it.
-USERS = {"promptflow_runner", "promptflow_scripts", "azure.promptflow_runs", "azure.parallel"}
+USERS = {
+    *("running.promptflow_runner", "running.promptflow_scripts"),
+    *("azure.promptflow_runs", "azure.parallel"),
+}
 
 
 def at_once(tree: ast.Module) -> Iterator[ast.stmt]:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmops import agreement, metrics, registration, summary
-from llmops.agreement import kappa, measure
-from llmops.approval import run_of
+from llmops import metrics, registration, summary
+from llmops.verdict import agreement
+from llmops.verdict.agreement import kappa, measure
+from llmops.verdict.approval import run_of
 from standin import StandIn
 from test_compare import commit, git
 from test_report import Opened

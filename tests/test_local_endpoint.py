@@ -24,11 +24,13 @@ import aiohttp
 import httpx
 import psutil
 import pytest
-from llmops import approval, deployment, summary
+from llmops import summary
+from llmops.deploying import deployment
 from llmops.errors import UserError
 from llmops.local.journal import Journal
 from llmops.local.processes import Process, describe, end
 from llmops.local.routing import pick
+from llmops.verdict import approval
 from test_imports import imported, watched
 from usecase import Outcome, UseCase, wait_until
 

@@ -21,8 +21,8 @@ import llmops
 import pytest
 from llmops import config, connections, flows, work
 from llmops.data import Table, apply_mappings
-from llmops.engine import Worker, run_row
 from llmops.recordings import Server
+from llmops.running.engine import Worker, run_row
 from llmops.runs import Row, Run
 from loopback_azure import LoopbackAzure
 

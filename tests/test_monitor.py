@@ -10,12 +10,14 @@ import llmops
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llmops import drift, monitor, registration, settings
+from llmops import registration, settings
+from llmops.assets import Asset
 from llmops.data import Table
 from llmops.errors import UserError
 from llmops.files import parse_yaml
+from llmops.monitoring import drift, monitor
 from llmops.package import file_hash
-from llmops.registration import Asset, Registration
+from llmops.registration import Registration
 from llmops.summary import Score
 from usecase import Outcome, UseCase, example
 

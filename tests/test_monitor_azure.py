@@ -15,8 +15,8 @@ from typing import Any
 from urllib.request import Request
 
 import pytest
-from llmops.collected import Requests, place
 from llmops.errors import UserError
+from llmops.monitoring.collected import Requests, place
 from llmops.settings import read as settings_of
 from loopback_azure import LoopbackAzure
 from loopback_azure.machine_learning import ACCOUNT, CONTAINER
@@ -177,7 +177,7 @@ def test_the_overlay_may_name_it(azure: LoopbackAzure, use: UseCase) -> None:
 
 def test_no_sdk_is_imported_for_a_file(use: UseCase) -> None:
     outcome = use.run("monitor", PYTHONPROFILEIMPORTTIME="1")
-    assert outcome.code == 0 and "llmops.monitor" in outcome.err
+    assert outcome.code == 0 and "llmops.monitoring.monitor" in outcome.err
     assert " azure" not in outcome.err
 
 

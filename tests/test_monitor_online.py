@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llmops import monitor, online_figures
+from llmops.monitoring import intervals, monitor, online_figures
 from llmops.summary import Comparison
 from test_monitor import EXAMPLE, LOG, read, registered
 from usecase import Outcome, UseCase
@@ -370,11 +370,11 @@ def test_without_an_overlay_or_with_two_logs(use: UseCase) -> None:
 
 def test_intervals_of_shares_and_their_difference() -> None:
     # Newcombe 1998, Statistics in Medicine 17, table II: 56/70 - 48/80, method 10.
-    one, other = online_figures.wilson(56, 70), online_figures.wilson(48, 80)
-    between = online_figures.apart(56 / 70, one, 48 / 80, other)
+    one, other = intervals.wilson(56, 70), intervals.wilson(48, 80)
+    between = intervals.apart(56 / 70, one, 48 / 80, other)
     assert between == pytest.approx((0.0524, 0.3339), abs=1e-4)
-    assert online_figures.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
-    assert online_figures.wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+    assert intervals.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert intervals.wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
 
 
 def test_the_interval_of_a_median_holds_it_95_times_of_100() -> None:
@@ -382,8 +382,8 @@ def test_the_interval_of_a_median_holds_it_95_times_of_100() -> None:
     for size in (6, 7, 15, 101):
         held = 0
         for _ in range(1500):
-            found = online_figures.median_interval([chance.random() for _ in range(size)])
+            found = intervals.median_interval([chance.random() for _ in range(size)])
             assert found
             held += found[0] <= 0.5 <= found[1]
         assert held / 1500 > 0.935, size
-    assert online_figures.median_interval([1, 2, 3, 4, 5]) is None
+    assert intervals.median_interval([1, 2, 3, 4, 5]) is None

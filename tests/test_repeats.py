@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from llmops import metrics
-from llmops.comparison import Evidence, Measure, compare
 from llmops.metrics import Measured, measure
-from llmops.runners import over
+from llmops.running.runners import over
 from llmops.summary import Comparison
+from llmops.verdict.comparison import Evidence, Measure, compare
 from simulated import f1
 from standin import StandIn
 from test_compare import commit, git

@@ -141,7 +141,8 @@ def alive(pid: int) -> bool:
 def worker_of(child: subprocess.Popen[str], use: UseCase) -> int:
     """The process that runs the standard flow."""
     for pid, command in children(child.pid).items():
-        if "llmops.worker" in command and Path(f"/proc/{pid}/cwd").readlink().name == "standard":
+        folder = Path(f"/proc/{pid}/cwd").readlink().name
+        if "llmops.running.worker" in command and folder == "standard":
             return pid
     raise AssertionError(f"no worker among {children(child.pid)}")
 
@@ -198,7 +199,7 @@ def test_the_short_tasks_stop_as_cleanly(task: str, stoppable: Asking) -> None:
     slow = "import time\ntime.sleep(30)\n" + ASK
     stoppable.write("flows/standard/flow.py", slow)
     child = stoppable.start(task, **stoppable.variables)
-    wait_until(lambda: "llmops.worker" in str(children(child.pid)))
+    wait_until(lambda: "llmops.running.worker" in str(children(child.pid)))
     stopped = stoppable.end(child, signal.SIGTERM)
 
     assert stopped.code == 143
@@ -211,7 +212,7 @@ def test_the_short_tasks_stop_as_cleanly(task: str, stoppable: Asking) -> None:
 def test_a_killed_run_leaves_no_process_and_is_resumed(stoppable: Asking) -> None:
     child = stoppable.begin(LLM="record")
     below = children(child.pid)
-    assert "llmops.worker" in str(below)
+    assert "llmops.running.worker" in str(below)
     assert "llmops.recordings" in str(below)
     child.kill()
     child.communicate()

@@ -288,7 +288,7 @@ def test_requests_are_traced_where_a_collector_is_named(use: UseCase, model: Sta
     assert first.name == "POST /score"
     assert first.trace_id.hex() == above
     assert said["http.response.status_code"].int_value == 200
-    assert said["llmops.deployment"].string_value == "default"
+    assert said["llmops.deploying.deployment"].string_value == "default"
     assert said["gen_ai.usage.input_tokens"].int_value > 0
     assert {p.key: p.value for p in second.attributes}["http.response.status_code"].int_value == 400
     assert "how are you" not in str(collector.spans)
@@ -412,7 +412,7 @@ def test_the_document_is_valid_openapi_with_the_flows_types(use: UseCase, tmp_pa
 def test_a_plain_request_goes_over_the_wire_as_the_client_would_send_it(
     more: Json, plain: bool
 ) -> None:
-    from llmops.lighter import NOTHING, as_it_is
+    from llmops.running.lighter import NOTHING, as_it_is
     from openai import NOT_GIVEN
     from openai._utils import is_given, maybe_transform
     from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming

@@ -16,8 +16,9 @@ import pytest
 import test_deploy
 from forks import Forks
 from llmops import flows, package
+from llmops.assets import Asset
 from llmops.plan import Variant
-from llmops.registration import Asset, Registration, save
+from llmops.registration import Registration, save
 from loopback_azure import LoopbackAzure
 from test_deploy import SECRET, Said
 from usecase import wait_until

@@ -41,7 +41,7 @@ CASES: dict[str, Json] = {
 }
 THEIRS = """
 import json, sys
-from llmops.promptflow_runner import import_promptflow
+from llmops.running.promptflow_runner import import_promptflow
 import_promptflow()
 from promptflow.core._connection_provider._workspace_connection_provider import (
     WorkspaceConnectionProvider as Provider,

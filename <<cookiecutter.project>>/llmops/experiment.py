@@ -9,29 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmops import (
-    base,
-    baseline,
-    execution,
-    gate,
-    judges,
-    report,
-    results,
-    summary,
-    tracking,
-    validate,
-    work,
-)
-from llmops.base import Side, Version
+from llmops import report, results, summary, tracking, validate, work
 from llmops.config import Experiment
 from llmops.errors import FAILED, OK, UserError
-from llmops.execution import Counts, Executor
 from llmops.files import check_writable, locked
 from llmops.indexing import manifest, upkeep
+from llmops.running import execution
+from llmops.running.execution import Counts, Executor
 from llmops.runs import STORE
 from llmops.settings import Settings
 from llmops.summary import SUMMARY, Base, Evaluation, Index, Llm, RunSummary, Score, Summary
 from llmops.validate import Checked
+from llmops.verdict import base, baseline, gate, judges
+from llmops.verdict.base import Side, Version
 from llmops.work import Work
 
 LIVE = {"record": "live"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from statistics import NormalDist, stdev
 from typing import Any
 
-from llmops.runners import Aggregate, Aggregation
+from llmops.running.runners import Aggregate, Aggregation
 
 RESAMPLES = 1000
 FEWEST = 100

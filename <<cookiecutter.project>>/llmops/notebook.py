@@ -11,9 +11,9 @@ from typing import Any
 
 from llmops import results, summary, validate, work
 from llmops.errors import OK, UserError
-from llmops.execution import Local
 from llmops.experiment import only_one
 from llmops.files import write_atomically
+from llmops.running.execution import Local
 from llmops.settings import Settings
 from llmops.summary import Summary
 from llmops.task import main

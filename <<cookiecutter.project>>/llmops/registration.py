@@ -6,38 +6,29 @@ No SDK is known here; `llmops.azure.register` carries it out.
 from __future__ import annotations
 
 import datetime
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import execution, flows, origin, summary, work
 from llmops import experiment as experiments
+from llmops import flows, origin, summary, work
 from llmops.answers import FOLDER
-from llmops.config import Dataset, EvaluatorDataset, Experiment
+from llmops.assets import Asset, Source, check_names, sources
+from llmops.config import Experiment
 from llmops.errors import UserError
 from llmops.flows import Flow
 from llmops.indexing import upkeep
 from llmops.plan import DEFAULT, Variant
+from llmops.running import execution
 from llmops.settings import Settings
 from llmops.summary import SUMMARY, Gate, Index, Model, Summary
 from llmops.validate import Checked
 from llmops.work import Work
 
 REGISTRATION = Path("reports/registration.json")
-ASSET_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}")
 NO_REASON = {"0", "1", "true", "false", "yes", "no"}
 MOST_TAGS = 15
 NAMED_FILES = 3
-
-
-class Asset(Model):
-    """A version of a model or of data in the workspace; `created` says whether it is new."""
-
-    name: str
-    version: str
-    created: bool
-    content_hash: str
 
 
 class Registration(Model):
@@ -45,9 +36,9 @@ class Registration(Model):
 
     `flow` is the file (and function) that says what the packed flow is. `metrics` are those of the
     variant, by evaluator and metric. `forced` is the reason given where the gate stopped it. `run`
-    is the hash that an approval is about, see `llmops.approval`. `judges` says of which scores it
-    is not known, or not so, that a judge gives them as people do. `index` is the index over
-    documents that the flow searches: among its files, or in the search service that it names.
+    is the hash that an approval is about, see `llmops.verdict.approval`. `judges` says of which
+    scores it is not known, or not so, that a judge gives them as people do. `index` is the index
+    over documents that the flow searches: among its files, or in the search service that it names.
     """
 
     experiment: str
@@ -65,15 +56,6 @@ class Registration(Model):
     run: str = ""
     judges: tuple[str, ...] = ()
     index: Index | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data file, to become an asset of this name."""
-
-    name: str
-    path: Path
-    description: str
 
 
 @dataclass(frozen=True)
@@ -249,33 +231,6 @@ def forced(gate: Gate, name: str, reason: str, done: str = "registered") -> str:
             'FORCE="…".'
         )
     return reason
-
-
-def sources(experiment: Experiment, root: Path = Path()) -> Iterator[Source]:
-    """The data files by the names that they get: of datasets, and of evaluators' own."""
-    scored = (dataset for evaluator in experiment.evaluators for dataset in evaluator.datasets)
-    every: list[Dataset | EvaluatorDataset] = [*experiment.datasets, *scored]
-    known: dict[str, str] = {}
-    for dataset in every:
-        if not dataset.source or known.get(dataset.name) == dataset.source:
-            continue
-        if dataset.name in known:
-            raise UserError(
-                f"experiment.yaml: dataset '{dataset.name}' is both {known[dataset.name]} and "
-                f"{dataset.source}. Give each its own name."
-            )
-        known[dataset.name] = dataset.source
-        yield Source(dataset.name, root / dataset.source, dataset.description)
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raise UserError for a name that no asset can have."""
-    for name in names:
-        if not ASSET_NAME.fullmatch(name):
-            raise UserError(
-                f"experiment.yaml: name: '{name}' cannot be an asset of Azure ML (letters, digits, "
-                "- and _, at most 255, a letter or digit first). Rename it."
-            )
 
 
 def check_unchanged(last: Summary, name: str, experiment: Experiment, checked: Checked) -> None:

@@ -6,20 +6,22 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
-from llmops import baseline, config, experiment, flows, judges, stopping, summary
-from llmops import gate as judge
+from llmops import config, experiment, flows, summary
 from llmops import report as reports
 from llmops.answers import FOLDER, Answers, environment
 from llmops.connections import Connection
-from llmops.engine import Worker
 from llmops.errors import FAILED, OK, UserError
 from llmops.flows import Flow
-from llmops.pipeline import LOGS
 from llmops.plan import Cell
 from llmops.recordings import RECORDED
 from llmops.report.words import TIMES
+from llmops.running import stopping
+from llmops.running.engine import Worker
+from llmops.running.pipeline import LOGS
 from llmops.settings import Settings
 from llmops.validate import Checked
+from llmops.verdict import baseline, judges
+from llmops.verdict import gate as judge
 from llmops.work import job
 
 

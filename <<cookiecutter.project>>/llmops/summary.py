@@ -127,7 +127,7 @@ class Comparison(Model):
     one that was answered several times counts once, with its mean. All three are null where a row
     has no value of its own. `flipped` are the numbers of the wins and losses, at most the first 50.
     `note` says what is missing. How the verdict comes about stands in
-    `llmops.comparison`.
+    `llmops.verdict.comparison`.
 
     `base` names the version that the baseline's value is of, as `main (abc1234)`; where it is empty
     the baseline is a variant of this same experiment.

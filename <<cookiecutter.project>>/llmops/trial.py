@@ -7,16 +7,17 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from llmops import answers, config, flows, plan, stopping
+from llmops import answers, config, flows, plan
 from llmops.answers import Answers
 from llmops.config import Experiment
 from llmops.data import apply_mappings, complete_mappings
-from llmops.engine import Worker, run_row
 from llmops.errors import FAILED, OK, UserError
 from llmops.experiment import load
 from llmops.flows import Flow
 from llmops.indexing import upkeep
-from llmops.pipeline import LOGS
+from llmops.running import stopping
+from llmops.running.engine import Worker, run_row
+from llmops.running.pipeline import LOGS
 from llmops.runs import Row
 from llmops.settings import Settings
 from llmops.validate import Checked

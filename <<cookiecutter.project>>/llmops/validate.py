@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llmops import arguments, config, connections, flows, judge_labels, nodes
+from llmops import arguments, config, connections, flows, nodes
 from llmops.config import Experiment
 from llmops.data import REFERENCE, UNDECIDED, Table, complete_mappings, resolve
 from llmops.errors import UserError
 from llmops.flows import Flow
 from llmops.indexing import rules as index_rules
 from llmops.plan import Cell, plan
+from llmops.verdict import judge_labels
 
 SAMPLE_REQUEST = "sample-request.json"
 SOURCES = {

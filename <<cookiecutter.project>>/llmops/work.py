@@ -13,10 +13,10 @@ from llmops import flows
 from llmops.config import Experiment
 from llmops.connections import Connection
 from llmops.data import Table, apply_mappings, complete_mappings
-from llmops.engine import Job
 from llmops.errors import UserError
 from llmops.flows import Flow
 from llmops.plan import Cell
+from llmops.running.engine import Job
 from llmops.runs import ADDRESS, Row, Run, folder
 from llmops.summary import RunSummary
 from llmops.validate import Checked, reference_of, source_of
@@ -220,7 +220,7 @@ def evaluations(
 
 
 def labels(checked: Checked, experiment: Experiment, target: str) -> list[Work]:
-    """A run of each judge's flow over the rows that people labelled; see `llmops.judges`.
+    """A run of each judge's flow over the rows that people labelled; see `llmops.verdict.judges`.
 
     The work's variant says whose they are, so that two judges with one flow are two of its jobs.
     """

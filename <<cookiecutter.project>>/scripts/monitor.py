@@ -1,6 +1,6 @@
 """Score a production log and compare it with what was registered."""
 
-from llmops import monitor
+from llmops.monitoring import monitor
 from llmops.task import main
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Lead the endpoint or web app of ENV back to what served before."""
 
-from llmops import kinds
+from llmops.deploying import kinds
 from llmops.task import main
 
 if __name__ == "__main__":

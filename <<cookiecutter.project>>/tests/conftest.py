@@ -5,7 +5,7 @@ A repo whose flows are plain Python has none.
 
 from importlib.util import find_spec
 
-from llmops.promptflow_runner import import_promptflow
+from llmops.running.promptflow_runner import import_promptflow
 
 if find_spec("promptflow"):
     import_promptflow()

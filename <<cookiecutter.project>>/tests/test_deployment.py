@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from llmops import config, deployment
+from llmops import config
+from llmops.deploying import deployment
 
 
 def test_deployment_config_can_be_read_and_its_sample_requests_are_there() -> None:

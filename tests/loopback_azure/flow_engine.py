@@ -18,8 +18,8 @@ from typing import Any
 from llmops import config, connections, flows, work
 from llmops.connections import LISTED
 from llmops.data import Table, apply_mappings, complete_mappings
-from llmops.engine import Job, Worker, run_row
 from llmops.flows import Flow
+from llmops.running.engine import Job, Worker, run_row
 from llmops.runs import Run
 
 from .errors import Json

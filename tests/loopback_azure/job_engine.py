@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.data import apply_mappings
-from llmops.engine import Worker, run_row
+from llmops.running.engine import Worker, run_row
 
 from .errors import Json
 from .flow_engine import LIMITS, Loaded, load, table

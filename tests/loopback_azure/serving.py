@@ -29,7 +29,7 @@ from .rules import GUIDE
 from .state import State, state_of
 
 if TYPE_CHECKING:
-    from llmops.engine import Job, Worker
+    from llmops.running.engine import Job, Worker
 
 TIMEOUT_S = 60.0
 _PATHS = re.compile(r"azureml://(?:.*/)?datastores/([^/]+)/paths/(.+)")
@@ -125,9 +125,10 @@ async def load(files: Path, environment: dict[str, str], folder: Path) -> Contai
 
     Its connections come from its environment variables: AOAI_API_KEY and the like.
     """
-    for name in ("config", "connections", "engine", "flows", "work"):
+    for name in ("config", "connections", "flows", "running.engine", "work"):
         await asyncio.to_thread(importlib.import_module, f"llmops.{name}")
-    from llmops import config, connections, engine, flows, work
+    from llmops import config, connections, flows, work
+    from llmops.running import engine
 
     flow = flows.describe(str(_flow(files)))
     names = dict.fromkeys(name for _, name in flow.connections())

@@ -16,10 +16,10 @@ from typing import Any
 
 from llmops import answers
 from llmops.connections import Connection
-from llmops.engine import Worker
 from llmops.errors import UserError
 from llmops.flows import Flow
-from llmops.pipeline import LOGS
+from llmops.running.engine import Worker
+from llmops.running.pipeline import LOGS
 from llmops.work import Work, job
 
 NODE_OUTPUT = re.compile(r"\$\{([^.{}]+)\.output(?:\.([^{}]+))?\}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmops.assets import Asset, Source
 from llmops.azure import workspace
 from llmops.package import file_hash
-from llmops.registration import Asset, Source
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

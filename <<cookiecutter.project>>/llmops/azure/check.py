@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from llmops import probe, rollout
 from llmops.azure import specification, workspace
 from llmops.azure.online import Online
 from llmops.azure.specification import Case
-from llmops.endpoint_report import TIMES, report
-from llmops.probe import Verdict
+from llmops.deploying import probe, rollout
+from llmops.deploying.endpoint_report import TIMES, report
+from llmops.deploying.probe import Verdict
 from llmops.settings import Settings
 
 

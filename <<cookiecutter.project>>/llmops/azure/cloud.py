@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmops import answers, connections, origin, registration
+from llmops import answers, connections, origin
+from llmops.assets import check_names, sources
 from llmops.azure import aggregation, assets, workspace
 from llmops.azure.following import Session
 from llmops.azure.parallel import ParallelJobs
@@ -20,7 +21,7 @@ from llmops.azure.promptflow_runs import PromptFlowRuns
 from llmops.azure.service import Service
 from llmops.config import Experiment
 from llmops.errors import UserError
-from llmops.execution import Counts, Executor, Local
+from llmops.running.execution import Counts, Executor, Local
 from llmops.settings import Settings
 from llmops.work import Work
 
@@ -49,7 +50,7 @@ def choose(settings: Settings, experiment: Experiment, root: Path) -> Executor:
             f"TARGET={settings.target}: a run in Azure answers each row once. Set `repeats: 1` (an "
             "overlay may), or leave out TARGET."
         )
-    registration.check_names(source.name for source in registration.sources(experiment))
+    check_names(source.name for source in sources(experiment))
     kinds = {"azure": Cloud, "azure-pipeline": Pipelines}
     return kinds[settings.target](settings, experiment, root)
 
@@ -134,7 +135,7 @@ class Cloud:
         experiment = self._experiment
         tags = origin.tags(experiment.name, origin.commit(), os.environ)
         found = {}
-        for source in registration.sources(experiment, self._root):
+        for source in sources(experiment, self._root):
             if source.path in used:
                 asset = assets.data(client, source, tags)
                 found[source.path] = f"azureml:{asset.name}:{asset.version}"

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from llmops.azure import workspace
 from llmops.azure.online import ABOVE
 from llmops.azure.workspace import Place
-from llmops.collected import Requests, Stored, place
 from llmops.connections import environment
 from llmops.errors import UserError
 from llmops.files import check_writable, slug, write_atomically
+from llmops.monitoring.collected import Requests, Stored, place
 from llmops.runs import ADDRESS, STORE
 from llmops.settings import Period
 

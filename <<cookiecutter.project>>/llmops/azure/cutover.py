@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops import cutover as cutovers
-from llmops import online
 from llmops.azure import collected, deploy, specification, workspace
 from llmops.azure.check import Tester
 from llmops.azure.collected import NothingCollectedError
 from llmops.azure.deploy import Rollout
 from llmops.azure.online import Online
 from llmops.azure.specification import Case
+from llmops.deploying import cutover as cutovers
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rolling import follow
+from llmops.deploying.rollout import Found, Plan
 from llmops.files import write_atomically
-from llmops.online import FAILED, ID, REFUSED, REQUESTS, Seen
-from llmops.probe import Verdict
-from llmops.rolling import follow
-from llmops.rollout import Found, Plan
+from llmops.monitoring import online
+from llmops.monitoring.online import REQUESTS
+from llmops.monitoring.streams import FAILED, ID, REFUSED, Seen
 from llmops.settings import Period, Settings
 
 COLLECTED = "azureml://datastores/workspaceblobstore/paths/modelDataCollector"
@@ -34,7 +35,7 @@ CALLERS = {
 
 
 def cutover(settings: Settings) -> int:
-    """Lead traffic one step on, as `llmops.cutover` says.
+    """Lead traffic one step on, as `llmops.deploying.cutover` says.
 
     Raises:
         UserError: something the user must fix, in the configuration or in Azure.

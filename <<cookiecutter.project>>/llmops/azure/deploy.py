@@ -11,17 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmops import approval, image, registration, rollout
+from llmops import image, registration
 from llmops.azure import roles, search_access, specification, workspace
 from llmops.azure.check import Tester
 from llmops.azure.online import Online
 from llmops.azure.specification import Case
-from llmops.deployment import CONFIG
+from llmops.deploying import rollout
+from llmops.deploying.deployment import CONFIG
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rolling import Rolling, follow
+from llmops.deploying.rollout import Found, Step, Wanted
 from llmops.errors import UserError
-from llmops.probe import Verdict
-from llmops.rolling import Rolling, follow
-from llmops.rollout import Found, Step, Wanted
 from llmops.settings import Settings
+from llmops.verdict import approval
 
 
 def deploy(settings: Settings) -> int:
@@ -55,7 +57,7 @@ def deploy(settings: Settings) -> int:
 def rollback(settings: Settings) -> int:
     """Lead all traffic back to the prior deployment, after its test; PLAN and exit code as above.
 
-    It needs no approval: see `llmops.approval`.
+    It needs no approval: see `llmops.verdict.approval`.
 
     Raises:
         UserError: as `deploy`.

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmops import image
 from llmops.azure.workspace import Place, quiet
+from llmops.deploying.rollout import Deployment, Found, Wanted
 from llmops.errors import BusyError, UserError
 from llmops.lines import moment
-from llmops.rollout import Deployment, Found, Wanted
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

@@ -17,7 +17,7 @@ from llmops.data import LINE_NUMBER, Table, apply_mappings, complete_mappings
 from llmops.errors import UserError
 from llmops.flows import Flow
 from llmops.plan import Variant
-from llmops.promptflow_runner import keep_quiet
+from llmops.running.promptflow_runner import keep_quiet
 from llmops.runs import Row
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from llmops.azure import workspace
 from llmops.azure.service import Submission, Unavailable
 from llmops.config import Azure, Limits
 from llmops.errors import UserError
-from llmops.promptflow_runner import keep_quiet
+from llmops.running.promptflow_runner import keep_quiet
 from llmops.runs import Row
 
 if TYPE_CHECKING:

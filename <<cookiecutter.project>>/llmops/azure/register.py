@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from llmops import approval, connections, origin, registration
+from llmops import connections, origin, registration
+from llmops.assets import Asset
 from llmops.azure import assets, workspace
 from llmops.errors import OK
 from llmops.package import flow_hash, package
-from llmops.registration import Asset, Candidate, Registration
+from llmops.registration import Candidate, Registration
 from llmops.settings import Settings
+from llmops.verdict import approval
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

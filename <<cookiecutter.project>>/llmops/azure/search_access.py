@@ -13,10 +13,10 @@ from llmops.azure.roles import Need, Role
 from llmops.azure.search_state import ENDPOINT, Target
 from llmops.azure.workspace import Place, explained
 from llmops.config import Experiment
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rollout import Wanted
 from llmops.errors import UserError
-from llmops.probe import Verdict
 from llmops.registration import Registration
-from llmops.rollout import Wanted
 
 RESOURCES = "2021-04-01"
 TYPE = "Microsoft.Search/searchServices"

@@ -8,18 +8,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmops import deployment
-from llmops import subject as subjects
 from llmops.azure import workspace
 from llmops.azure.workspace import Place
 from llmops.connections import Connection, environment
-from llmops.deployment import Endpoint, Kind
+from llmops.deploying import deployment
+from llmops.deploying import subject as subjects
+from llmops.deploying.deployment import Endpoint, Kind
+from llmops.deploying.rollout import Deployment, Wanted
+from llmops.deploying.subject import Entry, Subject
 from llmops.files import slug
 from llmops.registration import Registration
-from llmops.rollout import Deployment, Wanted
 from llmops.serving.bundle import Bundle
 from llmops.settings import Settings
-from llmops.subject import Entry, Subject
 
 IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities"
 FLOW, SERVING = "LLMOPS_FLOW", "LLMOPS_SERVING"

@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from llmops import probe
 from llmops.azure import search_access
 from llmops.azure.site import App, Site
-from llmops.deployment import WebApp
+from llmops.deploying import probe
+from llmops.deploying.deployment import WebApp
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rolling import RejectedError
+from llmops.deploying.rollout import Plan, Step
+from llmops.deploying.subject import Subject
 from llmops.errors import UserError
-from llmops.probe import Verdict
-from llmops.rolling import RejectedError
-from llmops.rollout import Plan, Step
-from llmops.subject import Subject
 
 
 @dataclass

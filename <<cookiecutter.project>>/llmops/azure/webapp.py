@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmops import approval, image, registration
+from llmops import image, registration
 from llmops.azure import roles, search_access, specification, webapp_specification, workspace
 from llmops.azure.manager import Call, Json, manager, optional
 from llmops.azure.registry import Registry
@@ -20,13 +20,14 @@ from llmops.azure.specification import FLOW, SERVING
 from llmops.azure.swap import Swap, ask
 from llmops.azure.vault import Vault
 from llmops.azure.webapp_specification import Case
-from llmops.deployment import CONFIG
-from llmops.endpoint_report import TIMES, report
+from llmops.deploying.deployment import CONFIG
+from llmops.deploying.endpoint_report import TIMES, report
+from llmops.deploying.rolling import follow
+from llmops.deploying.rollout import Found, Plan, Step, absent
 from llmops.errors import UserError
 from llmops.files import slug
-from llmops.rolling import follow
-from llmops.rollout import Found, Plan, Step, absent
 from llmops.settings import Settings
+from llmops.verdict import approval
 
 REGISTRIES, GROUPS = "2023-07-01", "2021-04-01"
 NEEDED = "'Contributor' on the web app's resource group and on the registry"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from llmops import deployment, experiment, image, package
+from llmops import experiment, image, package
 from llmops.azure import specification
 from llmops.azure.site import READY
 from llmops.azure.specification import ENCODED, FLOW, SERVING, CloudSubject
-from llmops.deployment import CONFIG, WebApp
+from llmops.deploying import deployment
+from llmops.deploying.deployment import CONFIG, WebApp
 from llmops.errors import UserError
 from llmops.files import slug
 from llmops.indexing import upkeep

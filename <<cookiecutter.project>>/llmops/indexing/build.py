@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import stopping
 from llmops.answers import Answers
 from llmops.config import Index, Limits
 from llmops.errors import UserError
@@ -21,6 +20,7 @@ from llmops.indexing.chunks import Chunk, Vectors
 from llmops.indexing.documents import Document
 from llmops.indexing.kept import Journal, Older
 from llmops.indexing.manifest import Counted, Embedding, Manifest, Origin, Place
+from llmops.running import stopping
 
 ORIGINS: Mapping[str, Origin] = {"live": "live", "record": "live", "replay": "recorded"}
 NEW, OLD, SERVED = "new", "old", "served"

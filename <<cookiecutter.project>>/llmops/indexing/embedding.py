@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from llmops.config import Index, Limits
 from llmops.connections import Connection
-from llmops.engine import pause_s
 from llmops.errors import UserError
 from llmops.indexing.chunks import Vectors
+from llmops.running.engine import pause_s
 
 if TYPE_CHECKING:
     import httpx

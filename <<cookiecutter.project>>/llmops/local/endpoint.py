@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmops.deploying.rollout import FAILED, READY
 from llmops.errors import UserError
 from llmops.lines import moment
 from llmops.local import logs, processes, state
 from llmops.local.control import Json
 from llmops.local.servers import Server
 from llmops.local.state import Kept, State
-from llmops.rollout import FAILED, READY
 
 CHANGES = ("traffic", "mirror", "description", "sticky_key")
 LOOK_S = 10.0

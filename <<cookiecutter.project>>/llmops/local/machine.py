@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from llmops import asgi
+from llmops.deploying.rollout import READY, Deployment, Found
 from llmops.errors import UserError
 from llmops.files import locked, unwritable
 from llmops.lines import appending
 from llmops.local import control, logs, processes, state
 from llmops.local.control import Json, NotRunning
 from llmops.local.state import Kept, State
-from llmops.rollout import READY, Deployment, Found
 
 STARTS_S = 30.0
 END_S = 100.0

@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmops import approval, experiment, registration, summary
-from llmops.approval import APPROVAL, SHORT, run_of
+from llmops import experiment, registration, summary
 from llmops.config import DEFAULT_ENV
-from llmops.deployment import Endpoint
+from llmops.deploying.deployment import Endpoint
+from llmops.deploying.subject import Subject
 from llmops.errors import UserError
 from llmops.settings import Settings
-from llmops.subject import Subject
 from llmops.summary import SUMMARY, Summary
+from llmops.verdict import approval
+from llmops.verdict.approval import APPROVAL, SHORT, run_of
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmops.deploying.rollout import READY
 from llmops.errors import OK
 from llmops.local import state
 from llmops.local.control import Json
 from llmops.local.machine import NOT_RUNNING, Machine, only_one
 from llmops.local.state import State
-from llmops.rollout import READY
 
 HEADERS = (
     *("deployment", "state", "traffic", "flow", "variant", "llm", "process", "restarts"),

@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llmops.deployment import CONFIG
+from llmops.deploying.deployment import CONFIG
+from llmops.deploying.rollout import READY, Deployment, Shares
 from llmops.errors import UserError
 from llmops.files import unwritable, write_atomically
-from llmops.rollout import READY, Deployment, Shares
 
 ROOT = Path("runs/endpoints")
 PORT = 8080

@@ -10,20 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from llmops import cutover as cutovers
-from llmops import deployment, endpoint_report, online, probe, rollout, subject
-from llmops.deployment import Endpoint
-from llmops.endpoint_report import TIMES
+from llmops.deploying import cutover as cutovers
+from llmops.deploying import deployment, endpoint_report, probe, rollout, subject
+from llmops.deploying.deployment import Endpoint
+from llmops.deploying.endpoint_report import TIMES
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rolling import Rolling, follow
+from llmops.deploying.rollout import Found, Plan, Step, Wanted
 from llmops.errors import UserError
 from llmops.local import permission, showing, state, wanted
 from llmops.local.machine import NOT_RUNNING, Machine, only_one
 from llmops.local.routing import HEADER
 from llmops.local.state import Kept, State
 from llmops.local.wanted import Case
-from llmops.online import Seen
-from llmops.probe import Verdict
-from llmops.rolling import Rolling, follow
-from llmops.rollout import Found, Plan, Step, Wanted
+from llmops.monitoring import online
+from llmops.monitoring.streams import Seen
 from llmops.settings import Settings
 
 
@@ -57,7 +58,7 @@ def deploy(settings: Settings) -> int:
 def rollback(settings: Settings) -> int:
     """Lead all traffic back to the prior deployment, after its test; PLAN and exit code as above.
 
-    It needs no approval: see `llmops.approval`.
+    It needs no approval: see `llmops.verdict.approval`.
 
     Raises:
         UserError: as `deploy`.
@@ -91,7 +92,7 @@ def check(settings: Settings) -> int:
 
 
 def cutover(settings: Settings) -> int:
-    """Lead traffic one step on, as `llmops.cutover` says.
+    """Lead traffic one step on, as `llmops.deploying.cutover` says.
 
     Raises:
         UserError: as `deploy`, and where the endpoint does not run.

@@ -6,18 +6,19 @@ import hashlib
 import json
 from pathlib import Path
 
-from llmops import connections, rollout
+from llmops import connections
 from llmops.answers import FOLDER as RECORDINGS
-from llmops.deployment import Endpoint
+from llmops.deploying import rollout
+from llmops.deploying.deployment import Endpoint
+from llmops.deploying.rollout import Step
+from llmops.deploying.subject import Subject
 from llmops.errors import UserError
 from llmops.indexing import upkeep
 from llmops.local.machine import NOT_RUNNING, Seen, listening
 from llmops.local.state import Kept, State
 from llmops.plan import DEFAULT, Variant, plan
-from llmops.rollout import Step
 from llmops.serving import bundle
 from llmops.settings import Settings
-from llmops.subject import Subject
 
 Case = Subject[Endpoint]
 

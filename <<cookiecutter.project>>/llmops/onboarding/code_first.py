@@ -10,9 +10,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from llmops import deployment
 from llmops.config import DEFAULT_ENV
 from llmops.connections import AZURE_API_VERSION, AZURE_OPENAI
+from llmops.deploying import deployment
 from llmops.errors import UserError
 from llmops.explain import quoted
 from llmops.files import slug

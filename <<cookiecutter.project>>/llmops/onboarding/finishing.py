@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmops import deployment
 from llmops.connections import variable
 from llmops.data import apply_mappings, complete_mappings
+from llmops.deploying import deployment
 from llmops.errors import UserError
 from llmops.files import slug
 from llmops.flows import describe
-from llmops.monitor import DEFAULT_ENV as LOG_ENV
+from llmops.monitoring.monitor import DEFAULT_ENV as LOG_ENV
 from llmops.onboarding import repairs, source_files, upstream
 from llmops.onboarding.proposal import Document, Left, Proposal
 from llmops.onboarding.upstream import UseCase

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops import deployment
 from llmops.config import DEFAULT_ENV
+from llmops.deploying import deployment
 from llmops.errors import UserError
 from llmops.explain import quoted
 from llmops.files import slug

@@ -6,17 +6,18 @@ import shutil
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from llmops import baseline, judges, results, work
+from llmops import results, work
 from llmops.answers import Answers
 from llmops.config import Evaluator, Experiment
-from llmops.execution import Local
 from llmops.files import slug
 from llmops.parity import rows, scores
 from llmops.parity.document import Cell, Difference, Metric
 from llmops.parity.sides import Side
+from llmops.running.execution import Local
 from llmops.runs import STORE, Run
 from llmops.settings import Settings
 from llmops.summary import Judge, Score
+from llmops.verdict import baseline, judges
 from llmops.work import Work
 
 PLACE = STORE / "parity"

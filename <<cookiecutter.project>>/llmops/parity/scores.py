@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from llmops.comparison import FEWEST, Evidence, Rules, compare
 from llmops.parity.document import Metric
 from llmops.summary import Comparison
+from llmops.verdict.comparison import FEWEST, Evidence, Rules, compare
 
 NotWorse = Literal["not worse", "worse", "inconclusive"]
 

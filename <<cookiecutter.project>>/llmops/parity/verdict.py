@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmops.comparison import FEWEST
 from llmops.parity.document import Cell, Metric, Verdict
+from llmops.verdict.comparison import FEWEST
 
 
 @dataclass(frozen=True)

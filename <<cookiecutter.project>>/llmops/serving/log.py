@@ -115,7 +115,7 @@ class Traces:
             "http.request.method": record.method,
             "url.path": record.path,
             "http.response.status_code": record.status,
-            "llmops.deployment": self._deployment,
+            "llmops.deploying.deployment": self._deployment,
             "llmops.request_id": record.request_id,
             "gen_ai.usage.input_tokens": tokens["prompt"],
             "gen_ai.usage.output_tokens": tokens["completion"],

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
-from llmops.engine import Job, Worker, pause_s
 from llmops.errors import UserError
+from llmops.running.engine import Job, Worker, pause_s
 
 Answer = dict[str, Any]
 

@@ -19,8 +19,8 @@ from llmops import answers, asgi, flows
 from llmops.answers import Answers
 from llmops.config import Experiment
 from llmops.connections import Connection
-from llmops.engine import Worker
 from llmops.errors import OK, UserError
+from llmops.running.engine import Worker
 from llmops.serving import app, bundle, log, openapi, signature
 from llmops.serving.app import Service
 from llmops.serving.bodies import MAX_BODY_BYTES

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from llmops import stopping
 from llmops.answers import Answers
 from llmops.config import Experiment
-from llmops.pipeline import Pipeline
-from llmops.progress import Progress
+from llmops.running import stopping
+from llmops.running.pipeline import Pipeline
+from llmops.running.progress import Progress
 from llmops.settings import Settings
 from llmops.work import Work
 

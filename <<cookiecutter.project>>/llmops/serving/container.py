@@ -1,4 +1,4 @@
-"""What the image runs: it finds the bundle, and becomes the server (`python -m llmops.container`).
+"""What the image runs (`python -m llmops.serving.container`): finds the bundle, and serves it.
 
 The image of `make image` holds its bundle in /srv/bundle. On Azure the flow lies in
 AZUREML_MODEL_DIR, where the registered model is mounted or the web app's image has it, and
@@ -20,8 +20,8 @@ from typing import Any
 from llmops import connections
 from llmops.connections import Connection, variable
 from llmops.errors import USER_ERROR, UserError
-from llmops.health import PORT
 from llmops.serving import bundle
+from llmops.serving.health import PORT
 
 SERVER = "llmops.serving"
 BUNDLE, GROUPS = Path("bundle"), Path("/sys/fs/cgroup")

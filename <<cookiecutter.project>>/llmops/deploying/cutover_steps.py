@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llmops.online import Seen
-from llmops.online_figures import ERRORS, LATENCY
+from llmops.monitoring.online_figures import ERRORS, LATENCY
+from llmops.monitoring.streams import Seen
 from llmops.summary import Comparison
 
 SLOWER = 0.1

@@ -1,4 +1,4 @@
-"""Whether the server answers, for the image's health check: `python -m llmops.health`.
+"""Whether the server answers, for the image's health check: `python -m llmops.serving.health`.
 
 It runs every half minute, so it imports nothing that takes long.
 """

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llmops.deployment import CONFIG, Endpoint, Kind
+from llmops.deploying.deployment import CONFIG, Endpoint, Kind
 from llmops.errors import UserError
 
 Action = Literal["keep", "create", "update", "replace"]

@@ -22,20 +22,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from llmops import cutover_steps, monitor, online_figures, rollout
-from llmops.cutover_steps import Next
-from llmops.deployment import CONFIG, Endpoint
+from llmops.deploying import cutover_steps, rollout
+from llmops.deploying.cutover_steps import Next
+from llmops.deploying.deployment import CONFIG, Endpoint
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rollout import Found, Plan
+from llmops.deploying.subject import Subject
 from llmops.errors import FAILED, OK, UserError
 from llmops.files import write_atomically
 from llmops.lines import moment
-from llmops.online import Seen
+from llmops.monitoring import monitor, online_figures
+from llmops.monitoring.streams import Seen
 from llmops.parity import document
 from llmops.parity.document import PARITY
-from llmops.probe import Verdict
 from llmops.report.words import moment as words_of
-from llmops.rollout import Found, Plan
 from llmops.settings import Settings
-from llmops.subject import Subject
 
 REPORT = Path("reports/cutover.json")
 Outcome = Literal["shifted", "waiting", "rolled back", "failed", "done"]

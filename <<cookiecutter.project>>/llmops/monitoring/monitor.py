@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from llmops import config, drift, online, online_figures, registration, summary, validate
+from llmops import config, registration, summary, validate
 from llmops import experiment as experiments
 from llmops.config import Experiment
 from llmops.data import Table, complete_mappings
-from llmops.drift import Drift
 from llmops.errors import OK, UserError
 from llmops.files import slug, write_atomically
-from llmops.online import Seen
-from llmops.online_figures import Online
+from llmops.monitoring import drift, online, online_figures
+from llmops.monitoring.drift import Drift
+from llmops.monitoring.online_figures import Online
+from llmops.monitoring.streams import Seen
 from llmops.package import file_hash
 from llmops.plan import DEFAULT
 from llmops.registration import REGISTRATION, Registration

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rollout import Found
+from llmops.deploying.subject import Subject
 from llmops.errors import FAILED, OK
 from llmops.files import write_atomically
-from llmops.probe import Verdict
-from llmops.rollout import Found
-from llmops.subject import Subject
 
 REPORT = Path("reports/endpoint.json")
 TIMES = 3

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmops.agreement import Kind, kind
 from llmops.config import Judge
 from llmops.data import REFERENCE, Table, resolve
 from llmops.explain import quoted, shown
 from llmops.flows import Flow
+from llmops.verdict.agreement import Kind, kind
 
 COLUMN = "${data.<column>}"
 

@@ -3,7 +3,7 @@
 Two deployments are compared
 
 - over the requests that were mirrored, where there are some: both answered the same ones, so they
-  are compared row by row, as variants are (`llmops.comparison`);
+  are compared row by row, as variants are (`llmops.verdict.comparison`);
 - over the live requests. Each answered others, so nothing may be paired. A score's interval is that
   of the two-sample bootstrap: the rows of each are drawn by themselves, and the flow's own
   aggregation is run on each draw (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
@@ -14,58 +14,31 @@ Two deployments are compared
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from llmops import baseline, metrics
-from llmops.comparison import Evidence, Measure, Rules, compare, compare_apart
+from llmops import metrics
 from llmops.config import Experiment
+from llmops.monitoring.intervals import Interval, apart, median_interval
+from llmops.monitoring.streams import Seen, Stream, Traffic
 from llmops.report.inert import code, text
 from llmops.report.words import NONE, moment, number, seconds, written
-from llmops.summary import Comparison, Latency, Model, Score, Summary
-
-if TYPE_CHECKING:
-    from llmops.online import Seen, Stream
-
-Interval = tuple[float, float]
+from llmops.summary import Comparison, Model, Score, Summary
+from llmops.verdict import baseline
+from llmops.verdict.comparison import Evidence, Measure, Rules, compare, compare_apart
 
 LIVE, MIRRORED = "live requests", "mirrored requests"
 ERRORS, LATENCY, FEEDBACK = "error share", "latency p50 (s)", "feedback"
 RULES = Rules(frozenset({ERRORS, LATENCY}))
 PAIRS = 1000
 """The last mirrored requests, of which errors and latency are compared in pairs."""
-Z = 1.959964
 COLUMNS = ("deployment", "requests", "errors", "95 %", "refused", "p50", "p95", "feedback")
 COLLECT = (
     "no inputs and outputs are kept, so no answer is scored. Set DATA_COLLECTION (percent of the "
     "requests) in configs/deployment_config.json and run `make deploy KIND=local` again."
 )
-
-
-class Traffic(Model):
-    """The requests that a deployment answered, or those `mirrored` to it, which nobody waits for.
-
-    `errors` are statuses from 500 on, `error_share` of all requests with its 95 % interval;
-    `refused` those from 400 on, the caller's own doing. `latency_s` is that of the others in
-    seconds. `collected` requests were kept with what went in and out. `feedback` counts the
-    requests that people gave a score, `feedback_mean` is the mean of the scores.
-    """
-
-    deployment: str
-    mirrored: bool
-    requests: int
-    errors: int
-    error_share: float
-    error_ci95: tuple[float, float]
-    refused: int
-    latency_s: Latency
-    collected: int
-    feedback: int
-    feedback_mean: float | None
 
 
 class Online(Model):
@@ -166,38 +139,6 @@ def lines(online: Online) -> list[tuple[str, ...]]:
         )
         for one in online.traffic
     ]
-
-
-def wilson(count: int, total: int) -> Interval:
-    """The 95 % interval of a share (Wilson, Journal of the American Statistical Association, 1927).
-
-    Raises:
-        ZeroDivisionError: the total is 0.
-    """
-    share, square = count / total, Z * Z / total
-    middle = (share + square / 2) / (1 + square)
-    half = math.sqrt(share * (1 - share) * square + square * square / 4) / (1 + square)
-    return (max(0.0, middle - half), min(1.0, middle + half))
-
-
-def median_interval(values: Iterable[float]) -> Interval | None:
-    """The 95 % interval of a median by ranks (David and Nagaraja, Order Statistics, 2003, 7.1).
-
-    Null with fewer than 6 values: not even the least and the greatest are enough.
-    """
-    ordered = sorted(values)
-    size = len(ordered)
-    if size < 6:
-        return None
-    low = max(1, math.floor((size - Z * math.sqrt(size)) / 2))
-    return ordered[low - 1], ordered[size - low]
-
-
-def apart(new: float, new_ci95: Interval, old: float, old_ci95: Interval) -> Interval:
-    """The interval of `new - old` of independent figures, from the interval of each (MOVER)."""
-    down = math.hypot(new - new_ci95[0], old_ci95[1] - old)
-    up = math.hypot(new_ci95[1] - new, old - old_ci95[0])
-    return new - old - down, new - old + up
 
 
 def _period(online: Online) -> str:

@@ -18,8 +18,8 @@ from typing import Any
 
 from llmops.config import Limits
 from llmops.errors import UserError
+from llmops.running.worker import LINE_LIMIT
 from llmops.runs import Row
-from llmops.worker import LINE_LIMIT
 
 LONGEST_PAUSE_S = 60.0
 _PACKAGE = " Add the package that has it to the group `flow` of pyproject.toml, then `make lock`."
@@ -32,7 +32,7 @@ HINTS = {
     ),
 }
 """What to do about an error of some type, by its name."""
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Worker:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    "llmops.worker",
+                    "llmops.running.worker",
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=log,

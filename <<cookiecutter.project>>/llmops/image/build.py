@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmops import connections, experiment, flows, image, image_rules
+from llmops import connections, experiment, flows, image
 from llmops.answers import FOLDER as RECORDED
 from llmops.config import Experiment
 from llmops.errors import OK, UserError
 from llmops.files import slug, unwritable
-from llmops.image import PAYLOAD
+from llmops.image import PAYLOAD, rules
 from llmops.indexing import upkeep
 from llmops.plan import DEFAULT, Variant
 from llmops.serving import bundle
@@ -105,7 +105,7 @@ def _chosen(settings: Settings) -> tuple[Experiment, flows.Flow, Variant]:
 
 def _check(context: Mapping[str, Path]) -> None:
     variables = connections.environment()
-    if problems := image_rules.problems(context, image_rules.hidden(variables)):
+    if problems := rules.problems(context, rules.hidden(variables)):
         raise UserError("\n".join(problems))
 
 

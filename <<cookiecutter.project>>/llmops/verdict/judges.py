@@ -2,7 +2,7 @@
 
 A judge is an evaluator with a block `judge:`. Its flow also runs over rows that people scored, as
 one more work of the experiment, on this machine whatever TARGET is. How the agreement is measured
-stands in `llmops.agreement`.
+stands in `llmops.verdict.agreement`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops import agreement, config, judge_labels
+from llmops import config
 from llmops.config import Evaluator, Experiment
 from llmops.errors import UserError
 from llmops.explain import quoted
 from llmops.package import file_hash
 from llmops.summary import Disagreement, Judge, Summary
+from llmops.verdict import agreement, judge_labels
 from llmops.work import Work
 
 MOST = 50

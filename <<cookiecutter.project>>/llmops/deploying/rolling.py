@@ -1,4 +1,4 @@
-"""Carry out a plan of `llmops.rollout` step by step, wherever the endpoint is.
+"""Carry out a plan of `llmops.deploying.rollout` step by step, wherever the endpoint is.
 
 Whatever fails after the traffic was touched puts it back to what it was.
 """
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llmops import rollout
-from llmops.deployment import Endpoint
+from llmops.deploying import rollout
+from llmops.deploying.deployment import Endpoint
+from llmops.deploying.probe import Verdict
+from llmops.deploying.rollout import Found, Plan, Step
+from llmops.deploying.subject import Subject
 from llmops.errors import FAILED, OK, BusyError, UserError
-from llmops.probe import Verdict
-from llmops.rollout import Found, Plan, Step
-from llmops.subject import Subject
 
 
 class RejectedError(Exception):

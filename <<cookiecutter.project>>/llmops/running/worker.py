@@ -35,11 +35,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops import calls, code, images
+from llmops import code, images
 from llmops.metrics import measure
-from llmops.runners import CallableRunner, FlowError, Runner, means
+from llmops.running import calls
+from llmops.running.runners import CallableRunner, FlowError, Runner, means
+from llmops.running.threads import Threads
 from llmops.runs import Draws, Row, Run, read_rows
-from llmops.threads import Threads
 
 LINE_LIMIT = 64 * 1024 * 1024
 TRACEBACKS = 20
@@ -234,7 +235,7 @@ def _runner(job: dict[str, Any]) -> Runner:
         if any("openai" in name for name in imported):  # watched from its first call on
             import openai  # noqa: F401
         return CallableRunner(job)
-    from llmops import promptflow_runner
+    from llmops.running import promptflow_runner
 
     return (promptflow_runner.plain if plain else promptflow_runner.load)(job)
 

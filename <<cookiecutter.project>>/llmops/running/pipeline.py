@@ -20,10 +20,10 @@ from typing import Any
 from llmops import answers
 from llmops.answers import Answers
 from llmops.config import Limits
-from llmops.engine import Job, Worker, run_row
 from llmops.errors import UserError
 from llmops.files import slug
-from llmops.progress import Progress
+from llmops.running.engine import Job, Worker, run_row
+from llmops.running.progress import Progress
 from llmops.runs import Row, read_rows
 from llmops.work import Work, job
 

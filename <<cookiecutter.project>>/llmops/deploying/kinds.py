@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from llmops import deployment
+from llmops.deploying import deployment
 from llmops.errors import UserError
 from llmops.settings import Settings
 

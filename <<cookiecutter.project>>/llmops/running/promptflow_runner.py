@@ -28,9 +28,9 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops import calls
-from llmops import promptflow_scripts as scripts
-from llmops.runners import (
+from llmops.running import calls
+from llmops.running import promptflow_scripts as scripts
+from llmops.running.runners import (
     Aggregate,
     Aggregation,
     CallableRunner,
@@ -67,7 +67,7 @@ _SETTINGS = "telemetry:\n  enabled: false\n"
 
 
 def plain(job: dict[str, Any]) -> Runner:
-    """A runner for a Python callable that uses prompt flow; `job` as in `llmops.worker`."""
+    """A runner for a Python callable that uses prompt flow; `job` as in `llmops.running.worker`."""
     return CallableRunner(job, _prepared(job).make)
 
 
@@ -79,7 +79,7 @@ def _prepared(job: dict[str, Any]) -> scripts.Connections:
 
 
 def load(job: dict[str, Any]) -> Runner:
-    """A runner for a DAG, flex or prompty flow; `job` as in `llmops.worker`."""
+    """A runner for a DAG, flex or prompty flow; `job` as in `llmops.running.worker`."""
     known = _prepared(job)
     executors, connections = import_promptflow().FlowExecutor, known.given
     _set_variables(job["definition"], connections)

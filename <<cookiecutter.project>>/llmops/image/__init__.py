@@ -16,10 +16,11 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmops import closure, code, flows
+from llmops import code, flows
 from llmops.config import Experiment
 from llmops.errors import UserError
 from llmops.flows import IGNORED, Flow
+from llmops.image import closure
 
 FOLDER = Path("environment")
 LOCKS = {
@@ -28,7 +29,7 @@ LOCKS = {
 }
 PAYLOAD = "srv"
 """The folder of the context that becomes the image's folder of the same name."""
-ENTRIES = ("llmops.container", "llmops.health")
+ENTRIES = ("llmops.serving.container", "llmops.serving.health")
 """The modules that the image runs."""
 
 

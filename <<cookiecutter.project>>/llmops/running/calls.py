@@ -14,9 +14,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops.lighter import lighten
 from llmops.recordings import MARK
 from llmops.recordings.calls import asked
+from llmops.running.lighter import lighten
 
 PASSING = {408, 409, 429}
 CLASSES = {

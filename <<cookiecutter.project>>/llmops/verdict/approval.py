@@ -16,13 +16,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from llmops import config, gate, origin, registration, report, summary
+from llmops import config, origin, registration, report, summary
 from llmops.config import Experiment
 from llmops.errors import OK, UserError
 from llmops.registration import REGISTRATION, Registration
 from llmops.report.words import source
 from llmops.settings import Settings
 from llmops.summary import SUMMARY, Model, Summary
+from llmops.verdict import gate
 
 APPROVAL = Path("reports/approval.json")
 SHORT = 12

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from llmops import config, flows, probe
+from llmops import config, flows
 from llmops.config import DEFAULT_ENV, Experiment
 from llmops.connections import Connection, environment, load, variable
-from llmops.deployment import Endpoint, Kind, WebApp
+from llmops.deploying import probe
+from llmops.deploying.deployment import Endpoint, Kind, WebApp
 from llmops.flows import Flow
 from llmops.settings import Settings
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import fmean
 
 from llmops import metrics, results
-from llmops.comparison import Evidence, Measure, Rules, compare
 from llmops.config import Evaluator, Experiment, Price
 from llmops.errors import UserError
 from llmops.explain import quoted
 from llmops.runs import Draws, Run, read_rows
 from llmops.summary import Base, Comparison, Evaluation, RunSummary, Score, Summary
+from llmops.verdict.comparison import Evidence, Measure, Rules, compare
 
 BASELINE = "default"
 LATENCY, COST, FAILED = "latency p50 (s)", "cost (USD)", "failed rows"

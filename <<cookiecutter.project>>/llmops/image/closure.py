@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "llmops"
 
 
@@ -14,8 +14,8 @@ def files(*entries: str) -> dict[str, Path]:
     """The files of these modules and of all that they import of the library, by their names in it.
 
     An import within a function counts too, and so does a module that is named in a text, as in
-    `python -m llmops.worker`. What lies beside the modules of a subpackage (a page, its style)
-    comes along.
+    `python -m llmops.running.worker`. What lies beside the modules of a subpackage (a page, its
+    style) comes along.
     """
     found: dict[str, Path] = {}
     waiting = [LIBRARY, *entries]

@@ -1,0 +1,1 @@
+"""What an endpoint answered in production: scored, judged, compared."""

@@ -1,0 +1,1 @@
+"""What was measured, judged: compared with a baseline or a base, held against limits, approved."""
