@@ -45,7 +45,8 @@ Variables, in the environment or behind the task, as in `make experiment ENV=pro
                       a use case of Microsoft's template, or a code-first repo (FLOW: a name in it)
   EVALUATOR=../eval   the evaluation flow that it brings in; DATA=rows.csv instead of what it finds
   FLOW=flows/standard what `make eject` writes anew, TO=python (default) or TO=agent-framework
-  YES=1               let onboard and eject replace files that are here already
+  PRUNE=1             let `make index` list versions in Azure AI Search that nothing names
+  YES=1               let onboard and eject replace files that are here already, and PRUNE remove
   CONTEXT_ONLY=1      let `make image` stop at the folder that the image is built from
   TAG=name:1.2        the name of its image (default: the experiment's and its flow's hash)
   VERSION=v1.2.0      the template's version that `make update-template` brings in (default: newest)

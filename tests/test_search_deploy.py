@@ -298,6 +298,21 @@ def test_an_index_that_is_gone_gets_no_traffic(make: Callable[[bool], Case]) -> 
     case.task("deploy", SEARCH_ENDPOINT="").must(1, "SEARCH_ENDPOINT: unset")
 
 
+def test_old_versions_are_listed_and_then_removed(make: Callable[[bool], Case]) -> None:
+    case = make(True)
+    case.prepare()
+    registered, names = case.search_index, []
+    for text in ("The tram runs twice an hour.", "The tram does not run."):
+        case.documents(**{"tram.md": text})
+        case.task("index", **TASK).must(0)
+        names.append(case.search_index)
+    said = case.task("index", PRUNE="1", **TASK).must(0, f"old: {names[0]}\n1 old: of no version")
+    assert names[1] not in said.text and registered not in said.text and "YES=1" in said.text
+    case.task("index", PRUNE="1", YES="1", **TASK).must(0, f"removed: {names[0]}")
+    case.task("index", PRUNE="1", **TASK).must(0, "0 old")
+    case.task("deploy").must(0, "blue 100%")
+
+
 def drop(case: Case) -> None:
     """Remove the search index as somebody may do it in the portal."""
     code = "from llmops.azure import search; search.prune(*__import__('sys').argv[1:], ())"

@@ -75,6 +75,7 @@ class Settings:
     a: str = ""
     b: str = ""
     judge: bool = False
+    prune: bool = False
 
 
 def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT_ENV) -> Settings:
@@ -119,6 +120,7 @@ def read(environment: Mapping[str, str] = os.environ, default_env: str = DEFAULT
         a=given.get("A", ""),
         b=given.get("B", ""),
         judge=_flag(given, "JUDGE"),
+        prune=_flag(given, "PRUNE"),
     )
 
 

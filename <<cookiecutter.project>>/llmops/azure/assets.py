@@ -59,6 +59,14 @@ def ensure(
     return _asset(name, newest + 1, content_hash, created=True), None
 
 
+def tagged(client: MLClient, model: str, tag: str) -> set[str]:
+    """The values of a tag among all versions of a model, archived ones too."""
+    from azure.ai.ml.constants import ListViewType
+
+    versions = client.models.list(name=model, list_view_type=ListViewType.ALL)
+    return {str(one.tags[tag]) for one in versions if one.tags.get(tag)}
+
+
 def _asset(name: str, version: int, content_hash: str, *, created: bool) -> Asset:
     return Asset(name=name, version=str(version), created=created, content_hash=content_hash)
 

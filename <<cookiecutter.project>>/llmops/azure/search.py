@@ -115,14 +115,19 @@ def versions(endpoint: str, index: str) -> list[str]:
         return sorted(name for name in client.list_index_names() if own.fullmatch(name))
 
 
+def old(endpoint: str, index: str, keep: Collection[str]) -> list[str]:
+    """The versions of an index but those of `keep`, as `versions` names them, and raises."""
+    kept = {Target(endpoint, index, version).name for version in keep}
+    return [name for name in versions(endpoint, index) if name not in kept]
+
+
 def prune(endpoint: str, index: str, keep: Collection[str]) -> list[str]:
-    """Remove the versions of an index but those of `keep`; returns the names of the removed.
+    """Remove the `old` versions of an index; returns their names.
 
     Raises:
         UserError: a role that is missing, or a service that does not answer.
     """
-    kept = {Target(endpoint, index, version).name for version in keep}
-    gone = [name for name in versions(endpoint, index) if name not in kept]
+    gone = old(endpoint, index, keep)
     with _explained(Target(endpoint, index, "")), _indexes(endpoint) as client:
         for name in gone:
             client.delete_index(name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmops import connections
+from llmops.errors import UserError
 from llmops.indexing.chunks import Chunk, Vectors
 from llmops.indexing.manifest import Manifest, Place, Search
 
@@ -50,6 +51,32 @@ def known(place: Place, names: Sequence[str]) -> dict[str, Vectors]:
 
     found = search.known(where.endpoint, where.index, names)
     return {name: numpy.asarray(vector, dtype=numpy.float16) for name, vector in found.items()}
+
+
+def prune(place: Place, made: Manifest, model: str, *, sure: bool) -> Iterator[str]:
+    """Remove the versions that neither `made` nor a registered version of the model is.
+
+    Without being `sure` it only says which. Yields lines for people.
+
+    Raises:
+        UserError: the index is in no service, the workspace of the models is not named or does not
+            answer, or the service does not.
+    """
+    if (where := target(place)) is None:
+        raise UserError(
+            "PRUNE: only an index in Azure AI Search (`search` below `index`) has more."
+        )
+    from llmops.azure import assets, search, workspace
+
+    at = workspace.place(connections.environment(place.root))
+    with workspace.explained(at):
+        named = assets.tagged(workspace.client(at), model, "index_version")
+    keep = {made.version, *named}
+    found = (search.prune if sure else search.old)(where.endpoint, where.index, keep)
+    yield from (f"{'removed' if sure else 'old'}: {name}" for name in found)
+    yield f"{len(found)} old: of no version of model '{model}' in {at.workspace}, nor built here."
+    if found and not sure:
+        yield "Does no other workspace deploy one of them? YES=1 removes them."
 
 
 def problem(made: Manifest) -> str:

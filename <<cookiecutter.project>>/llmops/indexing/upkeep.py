@@ -40,8 +40,13 @@ def run(settings: Settings) -> int:
     files = documents.found(place.documents)
     _say_what_is_passed_over(place, files)
     made = _upkeep(place, files, experiment, answers, settings)
-    if made is None and (found := manifest.read(place.folder)):
+    found = made or manifest.read(place.folder)
+    assert found is not None
+    if made is None:
         print(build.Built(found, 0, place.folder).line)
+    if settings.prune:
+        for line in service.prune(place, found, experiment.name, sure=settings.yes):
+            print(line, flush=True)
     return OK
 
 
