@@ -110,6 +110,14 @@ def describe(reference: str, root: Path = Path()) -> Flow:
     raise UserError(f"'{reference}' is not there (expected one of {', '.join(beside) or 'none'}).")
 
 
+def means(reference: str, flow: Flow, root: Path = Path()) -> bool:
+    """Whether a reference, as `describe` takes it, stands for this flow."""
+    try:
+        return describe(reference, root).path.resolve() == flow.path.resolve()
+    except UserError:
+        return False
+
+
 def overlay(flow: Flow, choices: Mapping[str, str], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The DAG with one variant chosen for each node and node inputs (`node.input`) set.
 

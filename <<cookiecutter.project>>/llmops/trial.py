@@ -15,6 +15,7 @@ from llmops.errors import FAILED, OK, UserError
 from llmops.experiment import load
 from llmops.flows import Flow
 from llmops.indexing import upkeep
+from llmops.recordings import MISSING
 from llmops.running import stopping
 from llmops.running.engine import Worker, run_row
 from llmops.running.pipeline import LOGS
@@ -58,7 +59,7 @@ def run(settings: Settings) -> int:
 def replayed(reference: str, inputs: dict[str, Any], root: Path = Path()) -> Row:
     """One row through any flow of the repo, its models' answers taken from recordings/.
 
-    For tests: a row without a recording has an error with the code `recording_missing`.
+    For tests: a row without a recording has an error with the code `recordings.MISSING`.
 
     Raises:
         UserError: there is no such flow, or experiment.yaml cannot be read.
@@ -159,7 +160,7 @@ def _show(name: str, row: Row, source: Answers) -> None:
     print(f"\n{name}: {json.dumps(row.inputs, ensure_ascii=False)}")
     if row.error is not None:
         print(f"  failed: {row.error['type']}: {row.error['message']}")
-        if row.error.get("code") == "recording_missing":
+        if row.error.get("code") == MISSING:
             print(f"  {source.no_recording(1)}")
     for output, value in (row.outputs or {}).items():
         print(f"  {output}: {json.dumps(value, ensure_ascii=False, indent=2)}")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmops import flows
 from llmops.config import EXPERIMENT, Experiment
 from llmops.ejecting import first_test, reading
 from llmops.ejecting.beside import Ejected
@@ -117,9 +118,9 @@ def _told(source: Source, ejected: Ejected, experiment: Experiment, root: Path) 
 
 def _changes(source: Source, ejected: Ejected, experiment: Experiment, root: Path) -> Iterator[str]:
     target = f"{source.target.as_posix()}{ejected.entry}"
-    named = [e for e in experiment.evaluators if reading.is_flow(e.flow, source.flow, root)]
+    named = [e for e in experiment.evaluators if flows.means(e.flow, source.flow, root)]
     yield from (f"evaluators: {e.name}: flow: {target}" for e in named)
-    if not named or reading.is_flow(experiment.flow, source.flow, root):
+    if not named or flows.means(experiment.flow, source.flow, root):
         yield f"flow: {target}"
         if experiment.init:
             yield "init: (take it out: its values stand in the new code)"

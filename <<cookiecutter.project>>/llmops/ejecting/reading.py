@@ -61,9 +61,9 @@ def flows_name(flow: Flow) -> str:
 
 def _init(experiment: Experiment, flow: Flow, root: Path) -> dict[str, Any]:
     """What experiment.yaml says of the arguments of the flow's class."""
-    if is_flow(experiment.flow or f"flows/{experiment.name}", flow, root):
+    if flows.means(experiment.flow or f"flows/{experiment.name}", flow, root):
         return dict(experiment.init)
-    found = (e.init for e in experiment.evaluators if is_flow(e.flow, flow, root))
+    found = (e.init for e in experiment.evaluators if flows.means(e.flow, flow, root))
     return dict(next(found, {}))
 
 
@@ -86,18 +86,10 @@ def _datasets(
     experiment: Experiment, flow: Flow, root: Path
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     by_name = {dataset.name: dataset.source for dataset in experiment.datasets}
-    if is_flow(experiment.flow or f"flows/{experiment.name}", flow, root):
+    if flows.means(experiment.flow or f"flows/{experiment.name}", flow, root):
         yield from ((d.source, d.mappings) for d in experiment.datasets)
     for evaluator in experiment.evaluators:
-        if is_flow(evaluator.flow, flow, root):
+        if flows.means(evaluator.flow, flow, root):
             for dataset in evaluator.datasets:
                 path = dataset.source or by_name.get(dataset.name, "")
                 yield path, dataset.mappings
-
-
-def is_flow(reference: str, flow: Flow, root: Path) -> bool:
-    """Whether experiment.yaml means this flow."""
-    try:
-        return flows.describe(reference, root).path.resolve() == flow.path.resolve()
-    except UserError:
-        return False

@@ -15,6 +15,7 @@ from llmops.config import Index, Limits
 from llmops.connections import Connection
 from llmops.errors import UserError
 from llmops.indexing.chunks import Vectors
+from llmops.recordings import MISSING
 from llmops.running.engine import pause_s
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class _Endpoint:
 
     def _refused(self, response: httpx.Response, tries: int) -> UserError:
         code, said = _said(response)
-        if code == "recording_missing":
+        if code == MISSING:
             return NoRecordingError(f"{self.where}: {said}")
         for secret in self.link.secrets.values():
             said = said.replace(secret.get_secret_value() or "\0", "…")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from hashlib import sha256
 
 from llmops import results, work
@@ -23,7 +24,6 @@ from llmops.work import Work
 PLACE = STORE / "parity"
 UNMARKED = PLACE / "unmarked.txt"
 AGAIN = "A again"
-UNMEASURED = "nobody knows whether the judge agrees with people"
 
 
 class Kept(Answers):
@@ -146,13 +146,5 @@ class Measuring:
             baseline.evidence(results.evaluation(one), own)
             for one, own in zip((a, b), known, strict=True)
         ]
-        return scores.judged(a.variant, sides[0], sides[1], rules, _doubts(evaluator, judged))
-
-
-def _doubts(evaluator: Evaluator, judged: Sequence[Judge]) -> dict[str, str]:
-    """Why a judge's metrics tell nothing, by metric; as in the gate, "" is for the others."""
-    if evaluator.judge is None:
-        return {}
-    own = [one for one in judged if one.evaluator == evaluator.name]
-    doubts = {one.score: one.sentence if one.flagged else "" for one in own}
-    return {"": next(filter(None, doubts.values()), "" if own else UNMEASURED), **doubts}
+        doubt = partial(judges.doubt, judged, evaluator)
+        return scores.judged(a.variant, sides[0], sides[1], rules, doubt)

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmops.parity import wording
 from llmops.parity.document import Cell, Difference
-from llmops.recordings import Json, key, relevant
+from llmops.recordings import MISSING, Json, key, relevant
 from llmops.runs import Row
 
 SHOWN = 5
@@ -83,7 +83,7 @@ def canonical(value: Any) -> str:
 def unanswered(row: Row) -> bool:
     """Whether no model answered a row: there is no recording, or a fault that passes."""
     error = row.error or {}
-    return error.get("code") == "recording_missing" or bool(error.get("retryable"))
+    return error.get("code") == MISSING or bool(error.get("retryable"))
 
 
 @dataclass

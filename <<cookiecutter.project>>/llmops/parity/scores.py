@@ -8,7 +8,7 @@ fewer than `comparison.FEWEST` rows nothing is concluded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,17 +17,16 @@ from llmops.summary import Comparison
 from llmops.verdict.comparison import FEWEST, Evidence, Rules, compare
 
 NotWorse = Literal["not worse", "worse", "inconclusive"]
+Doubt = Callable[[str], str]
 
 
-def judged(
-    variant: str, a: Evidence, b: Evidence, rules: Rules, doubts: Mapping[str, str]
-) -> list[Metric]:
+def judged(variant: str, a: Evidence, b: Evidence, rules: Rules, doubt: Doubt) -> list[Metric]:
     """Each metric of one evaluator over one cell.
 
-    `doubts` says of a metric, or as "" of all, why its evaluator is not to be trusted.
+    `doubt` says of a metric why its evaluator is not to be trusted, or nothing.
     """
     found = compare(replace(b, variant="B"), replace(a, variant="A"), rules)
-    return [_judged(variant, one, a, b, rules, doubts) for one in found]
+    return [_judged(variant, one, a, b, rules, doubt) for one in found]
 
 
 def deciding(metrics: Sequence[Metric]) -> list[Metric]:
@@ -50,7 +49,7 @@ def _judged(
     a: Evidence,
     b: Evidence,
     rules: Rules,
-    doubts: Mapping[str, str],
+    doubt: Doubt,
 ) -> Metric:
     margin = rules.margins.get(one.metric)
     verdict, why = _verdict(one, margin)
@@ -58,8 +57,8 @@ def _judged(
     scored = [side.scored if side else 0 for side in sides]
     if verdict == "not worse" and scored[0] != scored[1]:
         verdict, why = "inconclusive", f"A has {scored[0]} scored rows, B {scored[1]}"
-    if doubt := doubts.get(one.metric, doubts.get("", "")):
-        verdict, why = "inconclusive", doubt
+    if doubted := doubt(one.metric):
+        verdict, why = "inconclusive", doubted
     word = "cannot tell" if verdict == "inconclusive" else f"B is {verdict}"
     return Metric(
         variant=variant,

@@ -111,22 +111,17 @@ def _side(
     known = {n: v for n, v in experiment.init.items() if flow.takes_more or n in flow.takes}
     changed: dict[str, Any] = {
         "flow": reference.rstrip("/"),
-        "init": experiment.init if _is(own, flow) else known,
+        "init": experiment.init if flows.means(own, flow) else known,
         "parameters": {n: v[:1] for n, v in experiment.parameters.items() if "." not in n},
         "repeats": 1,
     }
-    if experiment.index and not _is(own, flow):  # each flow searches what lies in its own folder
+    if experiment.index and not flows.means(
+        own, flow
+    ):  # each flow searches what lies in its own folder
         changed["index"] = experiment.index.model_copy(update={"folder": ""})
     placed = experiment.model_copy(update=changed)
     checked = validate.check(placed, selection, known=problems)
     return Side(reference, checked.flow or flow, placed, checked)
-
-
-def _is(reference: str, flow: Flow) -> bool:
-    try:
-        return flows.describe(reference).path.resolve() == flow.path.resolve()
-    except UserError:
-        return False
 
 
 def _check_inputs(experiment: Experiment, a: Flow, b: Flow) -> None:

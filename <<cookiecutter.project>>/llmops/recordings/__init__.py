@@ -39,6 +39,8 @@ Mode = Literal["replay", "record", "fill"]
 
 RECORDED = "recorded.jsonl"
 MARK = "x-llmops-noted"
+MISSING = "recording_missing"
+"""The code of the error that answers a request without a recording."""
 """The header of a request that the row it is of has kept."""
 # How an answer is delivered, not what it says: one recording serves each way.
 DELIVERY = frozenset({"stream", "stream_options", "encoding_format"})

@@ -9,7 +9,7 @@ import sys
 from itertools import islice
 from typing import Any
 
-from llmops.recordings import Entry, Json, Store, key, relevant
+from llmops.recordings import MISSING, Entry, Json, Store, key, relevant
 from llmops.recordings.calls import Call, RequestError
 
 # Characters of a text quoted in a message.
@@ -112,7 +112,7 @@ def _of_another_repeat(store: Store, call: Call) -> str:
 def miss(store: Store, call: Call) -> RequestError:
     """The refusal of a request that has no recording, and where it differs from the nearest one."""
     if call.repeat and (told := _of_another_repeat(store, call)):
-        return RequestError(404, "recording_missing", told)
+        return RequestError(404, MISSING, told)
     entry = nearest(store, call)
     if entry is None:
         what = f"{store.folder} holds none for {call.path[:80]}"
@@ -120,4 +120,4 @@ def miss(store: Store, call: Call) -> RequestError:
         found = _differences(call, store.read(entry))
         more = f"; {len(found) - 2} more differences" if len(found) > 2 else ""
         what = f"nearest is {entry}, where it differs: {'; '.join(found[:2])[:300]}{more}"
-    return RequestError(404, "recording_missing", f"No recording of this request: {what[:450]}.")
+    return RequestError(404, MISSING, f"No recording of this request: {what[:450]}.")

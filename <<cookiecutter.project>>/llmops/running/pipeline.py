@@ -22,6 +22,7 @@ from llmops.answers import Answers
 from llmops.config import Limits
 from llmops.errors import UserError
 from llmops.files import slug
+from llmops.recordings import MISSING
 from llmops.running.engine import Job, Worker, run_row
 from llmops.running.progress import Progress
 from llmops.runs import Row, read_rows
@@ -163,7 +164,7 @@ class Pipeline:
         self._progress.row(row.failed)
         self.calls += sum(calls for calls, *_ in row.usage.values())
         error = row.error or {}
-        self.unrecorded += error.get("code") == "recording_missing"
+        self.unrecorded += error.get("code") == MISSING
         faults = self._faults.setdefault(id(work), Counter())
         faults[_fault(error)] += 1
         _give_up(work, faults, error)
@@ -186,7 +187,7 @@ def _fault(error: dict[str, Any]) -> str:
     """What kept a row from an answer; empty where it completed or the flow's own code failed."""
     if error.get("type") == "Timeout":
         return "Timeout"
-    if "status" not in error or error.get("code") == "recording_missing":
+    if "status" not in error or error.get("code") == MISSING:
         return ""
     return str(error["status"] or error["type"])
 

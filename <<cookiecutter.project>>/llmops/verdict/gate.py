@@ -13,18 +13,18 @@ does a metric of a judge that disagrees with people: what it says holds no limit
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from llmops import config, summary
-from llmops.config import Experiment
+from llmops.config import Evaluator, Experiment
 from llmops.errors import UserError
+from llmops.recordings import MISSING
 from llmops.runs import read_rows
 from llmops.summary import Bound, Check, Comparison, Evaluation, RunSummary, Score, Summary, overall
+from llmops.verdict import judges
 
-UNRECORDED = "recording_missing"
-UNMEASURED = "nobody knows whether the judge agrees with people: this run did not measure it"
 LINES = 10
 METRICS = {
     "max_cost_usd": "cost (USD)",
@@ -50,7 +50,7 @@ def judged(result: Summary, experiment: Experiment) -> Summary:
         return result.model_copy(update={"gate": summary.Gate()})
     unrecorded = _unrecorded(result)
     missing = {(r.variant, r.dataset) for r in result.runs if unrecorded.get(r.outputs)}
-    known = {evaluator.name for evaluator in experiment.evaluators if evaluator.judge}
+    known = {evaluator.name: evaluator for evaluator in experiment.evaluators}
     found = (line for check in rules.checks for line in _lines(check, result, file))
     every = (_doubted(line, result, known) for line in found)
     checks = (
@@ -113,22 +113,21 @@ def _excused(check: Check) -> Check:
     return check.model_copy(update={"verdict": "inconclusive", "message": why})
 
 
-def _doubted(check: Check, result: Summary, judges: Collection[str]) -> Check:
+def _doubted(check: Check, result: Summary, evaluators: Mapping[str, Evaluator]) -> Check:
     """A value that a judge gave tells nothing where the judge is flagged.
 
-    A metric that is one of the judge's scores is as good as that one, any other as the worst. How
-    many rows it scored is no matter of opinion, and a metric without a value fails all the same.
+    How many rows it scored is no matter of opinion, and a metric without a value fails all the
+    same.
     """
-    if check.evaluator not in judges or check.verdict == "skipped":
+    evaluator = evaluators.get(check.evaluator)
+    if evaluator is None or check.verdict == "skipped":
         return check
     if check.value is None or check.bound == "coverage":
         return check
-    own = [judge for judge in result.judges if judge.evaluator == check.evaluator]
-    own = [judge for judge in own if judge.score == check.metric] or own
-    doubts = [judge.sentence for judge in own if judge.flagged] if own else [UNMEASURED]
-    if not doubts:
+    doubt = judges.doubt(result.judges, evaluator, check.metric)
+    if not doubt:
         return check
-    why = f"{doubts[0]}; look at the report. Its value: {check.message}"
+    why = f"{doubt}; look at the report. Its value: {check.message}"
     return check.model_copy(update={"verdict": "inconclusive", "message": why})
 
 
@@ -327,7 +326,7 @@ def _unrecorded(result: Summary) -> dict[str, int]:
         return {}
     return {
         run.outputs: sum(
-            (row.error or {}).get("code") == UNRECORDED for row in read_rows(Path(run.outputs))
+            (row.error or {}).get("code") == MISSING for row in read_rows(Path(run.outputs))
         )
         for run in runs
         if run.failed

@@ -7,7 +7,7 @@ stands in `llmops.verdict.agreement`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmops.summary import Disagreement, Judge, Summary
 from llmops.verdict import agreement, judge_labels
 from llmops.work import Work
 
+UNMEASURED = "nobody knows whether the judge agrees with people: this run did not measure it"
 MOST = 50
 """Rows on which a judge and people differ that a summary names."""
 
@@ -33,6 +34,18 @@ def measured(found: Iterable[Work], experiment: Experiment) -> tuple[Judge, ...]
     pairs = zip(found, _named(experiment), strict=True)
     file = experiment.file("evaluators")
     return tuple(one for work, (who, judge) in pairs for one in _scores(work, who, judge, file))
+
+
+def doubt(judged: Sequence[Judge], evaluator: Evaluator, metric: str) -> str:
+    """Why a metric of an evaluator tells nothing; empty where it does, and where it asks no model.
+
+    A metric that is one of the judge's scores is as good as that one, any other as the worst.
+    """
+    if evaluator.judge is None:
+        return ""
+    own = [judge for judge in judged if judge.evaluator == evaluator.name]
+    own = [judge for judge in own if judge.score == metric] or own
+    return next((judge.sentence for judge in own if judge.flagged), "") if own else UNMEASURED
 
 
 def judged_again(summary: Summary, experiment: Experiment) -> Summary:
