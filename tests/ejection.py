@@ -78,7 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Ran:
-    """A flow's rows: outputs or an error's last word each, the requests of each, the metrics."""
+    """A flow's rows: outputs or an error's last word each, the requests of each, the metrics.
+
+    The requests of an aggregation stand behind those of the rows.
+    """
 
     rows: list[Any] = field(default_factory=list)
     requests: list[Counter[str]] = field(default_factory=list)
@@ -152,6 +155,7 @@ class Flows:
             with suppress(UserError):  # no metrics: the flow has no aggregation
                 found = await worker.aggregate(task, run.path)
                 ran.metrics = {name: metric["value"] for name, metric in found.items()}
+                ran.requests.append(model.taken())
         finally:
             await worker.close()
         return ran
@@ -189,4 +193,5 @@ extend-exclude = []
 
 [tool.ruff.lint]
 select = ["E", "F", "I", "UP", "B", "SIM", "C4", "PTH", "RET", "RUF", "N"]
+ignore = ["RUF001"]
 """

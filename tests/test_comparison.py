@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from llmops import config, metrics
 from llmops.running.runners import Aggregation, over
 from llmops.runs import Draws, Row, Run
-from llmops.summary import Comparison, Latency, Llm, RunSummary, Summary, Tokens
+from llmops.summary import Comparison, Latency, Llm, RunSummary, Score, Summary, Tokens
 from llmops.verdict import baseline
 from llmops.verdict.comparison import Evidence, Measure, Rules, compare
 from simulated import CASES, DIFFERENCES, evidence, held, held_difference, measured
@@ -411,6 +411,16 @@ def test_a_metric_that_no_evaluator_produces_is_refused(
     (evaluator,) = use.blocks["evaluators"]
     use.configure(evaluators=[evaluator | rules])
     use.run().refused(words, "is no metric of it (expected one of 'match', 'wrong').")
+
+
+def test_a_judge_that_nobody_could_read_leaves_its_metrics_out() -> None:
+    judge = {"rubric": "r", "labels": "l.jsonl", "scores": {"groundedness": "${data.g}"}}
+    block = {"name": "judge", "datasets": [{"name": "d", "reference": "d"}], "judge": judge}
+    evaluator = config.Evaluator.model_validate(block | {"margin": {"groundedness": 0.1}})
+    experiment = config.Experiment.model_validate({"name": "x"})
+    of_run = {"variant": "default", "dataset": "d", "evaluator": "judge", "rows": 3}
+    score = Score(metric="unreadable_marks", value=3.0, scored=3, **of_run)
+    assert baseline.rules_of(evaluator, experiment, [score]).margins == {"groundedness": 0.1}
 
 
 @pytest.mark.parametrize("margin", [0, -1, "0.1", True])

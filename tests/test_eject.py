@@ -19,6 +19,7 @@ from llmops.ejecting.helpers.once import once
 from llmops.errors import UserError
 
 AOAI = {"name": "aoai", "api_base": "${api_base}", "api_key": "${api_key}"}
+AOAI_LIKE = {"api_base": "${api_base}", "api_key": "${api_key}"}
 OPENAI = {"name": "open", "connection_type": "OpenAIConnection", "api_key": "${api_key}"}
 
 
@@ -295,6 +296,22 @@ def test_variants(choice: str, tmp_path: Path) -> None:
     clean(flows)
 
 
+def test_variants_of_a_node_with_a_long_name(tmp_path: Path) -> None:
+    name = "what_the_handbook_of_the_house_says_about_it"
+    first = prompt(name, "a.jinja2", text="${inputs.text}")
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a=f"${{{name}.output}}"),
+        nodes=[{"name": name, "use_variants": True}],
+        node_variants={name: variants(first, second=prompt(name, "b.jinja2", said="so"))},
+    )
+    files |= {"a.jinja2": "{{text}}", "b.jinja2": "{{said}}"}
+    flows = Flows(tmp_path, files, [{"text": "hello"}])
+    flows.eject()
+    flows.equal(**{f"{name}_variant": "second"})
+    clean(flows)
+
+
 SUM = """
 from promptflow.core import log_metric, tool
 
@@ -520,6 +537,152 @@ def test_connections_in_code(tmp_path: Path) -> None:
     clean(flows)
 
 
+# ---- Names that Python, or the new module itself, has already
+
+
+ECHO = "from promptflow import tool\n\n\n@tool\ndef echo(**given):\n    return given\n"
+
+
+def test_names_of_inputs_and_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {name: f"${{inputs.{name}}}" for name in ("messages", "settings", "answer", "quote")}
+    asked = llm("once", "all.jinja2", **given, **{"class": "${inputs.class}", "Name": "so"})
+    both = variants(asked, second=asked | {"inputs": asked["inputs"] | {"max_tokens": 9}})
+    files = dag(
+        inputs={name: {"type": "string"} for name in ("my-text", "class", "messages", "quote")}
+        | {name: {"type": "string", "default": name} for name in ("settings", "answer", "json")}
+        | {"l": {"type": "list", "default": [1]}, "float": {"type": "double", "default": 2}},
+        outputs=refers(
+            a="${once.output}", b="${class.output}", c="${Once.output}", d="${o-1.output}"
+        )
+        | refers(e="${o 1.output}", f="${inputs.my-text}"),
+        nodes=[
+            {"name": "once", "use_variants": True},
+            llm("Once", "one.jinja2", aoai="${once.output}"),
+            llm("o-1", "one.jinja2", aoai="${Once.output}"),
+            llm("o 1", "one.jinja2", aoai="${o-1.output}"),
+            prompt(
+                "page", "page.jinja2", **{"class": "${inputs.my-text}", "quote": "${inputs.quote}"}
+            ),
+            python(
+                "class", "ask_once.py", page="${page.output}", l="${inputs.l}", f="${inputs.float}"
+            ),
+        ],
+        node_variants={"once": both},
+    )
+    files |= {
+        "all.jinja2": "user:\n{{messages}} {{settings}} {{answer}} {{quote}} {{class}} {{Name}}\n",
+        "one.jinja2": "user:\n{{aoai}}\n",
+        "page.jinja2": "{{ class }} {{ quote }}",
+        "ask_once.py": ECHO.replace("echo", "ask_once"),
+        "chat/__init__.py": "",
+        "images/parts.py": "",
+    }
+    row = {"my-text": "hello", "class": "c", "messages": "system:\nm", "quote": "q"}
+    flows = Flows(
+        tmp_path,
+        files,
+        [row, row | {"json": "j", "l": [2], "float": 1}],
+        connections=[AOAI],
+        mappings={name: f"${{data.{name}}}" for name in [*row, "json", "l", "float"]},
+    )
+    flows.eject()
+    assert "The input 'my-text' cannot be the name of a parameter" in capsys.readouterr().out
+    for choice in ("first", "second"):
+        flows.equal(once_variant=choice)
+    clean(flows)
+
+
+def test_numbers_with_and_without_a_point(tmp_path: Path) -> None:
+    files = dag(
+        inputs={"size": {"type": "double"}},
+        outputs=refers(a="${ask.output}", b="${inputs.size}"),
+        nodes=[llm("ask", "ask.jinja2", size="${inputs.size}", temperature="${inputs.size}")],
+    )
+    files |= {"ask.jinja2": "user:\n{{ size }}\n"}
+    flows = Flows(tmp_path, files, [{"size": 1}, {"size": 0.5}], connections=[AOAI])
+    assert "size = float(size)" in flows.eject()
+    flows.equal()
+
+
+def test_a_node_that_joins_two_branches(tmp_path: Path) -> None:
+    yes = {"activate": {"when": "${is_long.output}", "is": True}}
+    no = {"activate": {"when": "${is_long.output}", "is": False}}
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a="${join.output}", b="${after.output}"),
+        nodes=[
+            python("is_long", "is_long.py", text="${inputs.text}"),
+            python("one", "loud.py", text="${inputs.text}") | yes,
+            python("two", "loud.py", text="${inputs.text}", mark="?") | no,
+            python("join", "join.py", a="${one.output}", b="${two.output}"),
+            python("after", "join.py", a="${join.output}", b="x"),
+            llm("ask", "ask.jinja2", text="${inputs.text}", nothing="${more.output}"),
+            python("more", "join.py", a="so", b="${inputs.text}"),
+        ],
+    )
+    files |= {"is_long.py": SIZE, "loud.py": LOUD, "join.py": JOIN, "ask.jinja2": "user:\n{{text}}"}
+    rows = [{"text": "many words here"}, {"text": "few"}]
+    flows = Flows(tmp_path, files, rows, connections=[AOAI])
+    text = flows.eject()
+    flows.equal()
+    assert "\n    join_output = join(" in text.replace("if one", "")
+    assert " or not " not in flows.written("flow.py")
+    clean(flows)
+
+
+def test_what_a_person_typed_in_a_prompt_node(tmp_path: Path) -> None:
+    page = {"text": "${inputs.text}", "turns": "${inputs.turns}"}
+    files = dag(
+        inputs={"text": {"type": "string"}, "turns": {"type": "list"}},
+        outputs=refers(a="${ask.output}", b="${page.output}"),
+        nodes=[
+            prompt("page", "page.jinja2", **page),
+            llm("ask", "ask.jinja2", page="${page.output}"),
+        ],
+    )
+    files |= {
+        "page.jinja2": "user:\n{{ text | tojson }}\n{% for t in turns %}{{ t.said }}\n{% endfor %}",
+        "ask.jinja2": "{{ page }}",
+    }
+    rows = [{"text": "user:\nhi", "turns": [{"said": "user:\nso"}]}]
+    flows = Flows(tmp_path, files, rows, connections=[AOAI])
+    flows.eject()
+    flows.equal()
+
+
+def test_a_model_over_all_rows(tmp_path: Path) -> None:
+    over = llm("over", "over.jinja2", said="${ask.output}", texts="${inputs.text}")
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a="${ask.output}"),
+        nodes=[
+            llm("ask", "ask.jinja2", text="${inputs.text}"),
+            over | {"aggregation": True},
+            python("log", "log.py", text="${over.output}") | {"aggregation": True},
+        ],
+    )
+    log = "from promptflow.core import log_metric, tool\n\n\n@tool\ndef log(text: str):\n"
+    files |= {"ask.jinja2": "user:\n{{ text }}", "over.jinja2": "user:\n{{ said }} {{ texts }}"}
+    files |= {"log.py": log + '    log_metric("size", sum(map(ord, text)))\n'}
+    flows = Flows(tmp_path, files, [{"text": "a"}, {"text": "b"}], connections=[AOAI])
+    flows.eject()
+    assert flows.equal().metrics["size"]
+
+
+def test_a_deployment_of_one_model(tmp_path: Path) -> None:
+    own = {"name": "own", "connection_type": "ServerlessConnection", **AOAI_LIKE}
+    node = llm("ask", "ask.jinja2", "own", text="${inputs.text}")
+    del node["inputs"]["model"]
+    files = dag(
+        inputs={"text": {"type": "string"}}, outputs=refers(a="${ask.output}"), nodes=[node]
+    )
+    files |= {"ask.jinja2": "user:\n{{ text }}"}
+    flows = Flows(tmp_path, files, [{"text": "It\u2019s"}], connections=[own])
+    flows.eject()
+    flows.equal()
+    clean(flows)
+
+
 # ---- What stays to be filled in
 
 
@@ -665,6 +828,29 @@ def test_a_plan_writes_nothing(small: Flows, capsys: pytest.CaptureFixture[str])
     assert "AOAI_API_BASE, AOAI_API_KEY" in told
     assert not (small.root / "flows" / "flow_python").exists()
     assert not (small.root / "tests").exists()
+
+
+def test_files_of_other_environments_that_name_variants(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = llm("Ask", "a.jinja2", text="${inputs.text}")
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a="${Ask.output}"),
+        nodes=[{"name": "Ask", "use_variants": True}],
+        node_variants={"Ask": variants(first, second=first, third=first)},
+    )
+    flows = Flows(
+        tmp_path, files | {"a.jinja2": "user:\n{{text}}"}, [{"text": "x"}], connections=[AOAI]
+    )
+    (tmp_path / "experiment.prod.yaml").write_text("variants: [Ask.second]\n")
+    (tmp_path / "experiment.pr.yaml").write_text("repeats: 2\n")
+    flows.eject()
+    told = capsys.readouterr().out
+    assert "ask_variant: [first, second, third]" in told
+    change = "  variants: default\n    parameters:\n      ask_variant: [second]"
+    assert f"and in experiment.prod.yaml instead of its variants:\n  {change}" in told
+    assert "experiment.pr.yaml" not in told
 
 
 def test_nothing_is_replaced_without_a_yes(small: Flows) -> None:

@@ -18,14 +18,24 @@ from llmops.ejecting.routes import routes
 from llmops.settings import Settings
 from test_eject import AOAI, clean, dag, llm, python, refers
 from test_eject import test_a_conversation as test_a_conversation
+from test_eject import test_a_deployment_of_one_model as test_a_deployment_of_one_model
+from test_eject import test_a_model_over_all_rows as test_a_model_over_all_rows
+from test_eject import test_a_node_that_joins_two_branches as test_a_node_that_joins_two_branches
 from test_eject import test_an_aggregation as test_an_aggregation
 from test_eject import test_connections_in_code as test_connections_in_code
 from test_eject import test_guarded_nodes as test_guarded_nodes
 from test_eject import test_images as test_images
 from test_eject import test_kinds_of_code as test_kinds_of_code
+from test_eject import test_names_of_inputs_and_nodes as test_names_of_inputs_and_nodes
 from test_eject import test_parameters as test_parameters
 from test_eject import test_prompts_of_prompts_and_roles as test_prompts_of_prompts_and_roles
 from test_eject import test_variants as test_variants
+from test_eject import (
+    test_variants_of_a_node_with_a_long_name as test_variants_of_a_node_with_a_long_name,
+)
+from test_eject import (
+    test_what_a_person_typed_in_a_prompt_node as test_what_a_person_typed_in_a_prompt_node,
+)
 
 test_what_cannot_be_converted = test_eject.test_what_cannot_be_converted_is_listed_and_raises
 

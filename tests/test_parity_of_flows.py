@@ -180,6 +180,15 @@ def test_variants_become_parameters(use: UseCase) -> None:
     assert found["b"]["hashes"].keys() == {"default"}, "Python files cannot carry the parameter"
 
 
+def test_the_new_flow_with_its_variants_is_the_experiments_already(use: UseCase) -> None:
+    dag(use)
+    flow(use, "b", PYTHON)
+    use.configure(flow="flows/b", parameters={"Draft_variant": ["warm", "plain"]})
+    with StandIn() as model:
+        told(use, parity(use, model.url), "equal")
+        told(use, parity(use, model.url, VARIANTS="all"), "equal")
+
+
 def test_an_async_flow_that_asks_in_another_order(use: UseCase) -> None:
     both = 'def run(text):\n    return {"answer": ask(text) + ask(f"And {text}?")}\n'
     later = """

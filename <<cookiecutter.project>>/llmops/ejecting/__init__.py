@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from llmops import flows
+from llmops import config, flows
 from llmops.config import EXPERIMENT, Experiment
 from llmops.ejecting import first_test, reading
 from llmops.ejecting.beside import Ejected
 from llmops.ejecting.formatting import formatted
-from llmops.ejecting.names import prefix
+from llmops.ejecting.names import plain, prefix
 from llmops.ejecting.writer import Source
 from llmops.errors import OK, UserError
 from llmops.files import read_text
+from llmops.flows import Flow
 from llmops.onboarding import preview, writing
 from llmops.onboarding.project import PROJECT, extended, parsed
 from llmops.onboarding.proposal import Copied, Proposal
@@ -129,10 +130,39 @@ def _changes(source: Source, ejected: Ejected, experiment: Experiment, root: Pat
             yield "parameters:"
         for parameter, names in ejected.variants.items():
             yield f"  {parameter}: [{', '.join(names)}]"
+        yield from _chosen(source, ejected, root)
     folder = Path(source.target.parent, source.flow.folder.name).as_posix()
     overlays = sorted(root.glob("experiment.*.yaml"))
     if also := [path.name for path in overlays if folder in read_text(path)]:
         yield f"and the same in {', '.join(also)}"
+
+
+def _chosen(source: Source, ejected: Ejected, root: Path) -> Iterator[str]:
+    """The same of each experiment.<env>.yaml that says itself which variants run."""
+    for path in sorted(root.glob("experiment.*.yaml")) if ejected.variants else ():
+        try:
+            experiment = config.load(path.name.split(".")[1], root)
+        except UserError:
+            continue  # `make validate` says what is wrong there
+        if experiment.file("variants") == path.name:
+            yield f"and in {path.name} instead of its variants:"
+            yield "  variants: default"
+            yield "  parameters:"
+            for parameter, names in _selected(source.flow, experiment.variants, ejected).items():
+                yield f"    {parameter}: [{', '.join(names)}]"
+
+
+def _selected(
+    flow: Flow, selection: Collection[str], ejected: Ejected
+) -> dict[str, tuple[str, ...]]:
+    """What of each parameter's values a selection of variants means."""
+    if {"all", "combinations"} & {*selection}:
+        return dict(ejected.variants)
+    chosen = {
+        f"{plain(node).lower()}_variant": tuple(n for n in names if f"{node}.{n}" in selection)
+        for node, names in flow.variants.items()
+    }
+    return {p: chosen.get(p.rstrip("_")) or names[:1] for p, names in ejected.variants.items()}
 
 
 def _variables(source: Source, ejected: Ejected) -> list[str]:

@@ -78,7 +78,9 @@ def _gives_text_alone(request: Request, arguments: Mapping[str, str]) -> bool:
     """Whether Agent Framework's answer has all that is taken of it, and can be asked just so."""
     unsure = any("NOT_GIVEN" in arguments.get(name, "") for name in _OTHERWISE)
     one = arguments.get("n", "1") == "1"
-    return request.call == "chat.completions" and one and not request.message and not unsure
+    plainly = one and not request.message and not unsure
+    # Its client takes no model without a name, as a serverless deployment may have none.
+    return request.call == "chat.completions" and request.model != "" and plainly
 
 
 def _items(values: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from llmops.ejecting.beside import Ejected
 from llmops.ejecting.expressions import literal
+from llmops.ejecting.names import no_parameter
 from llmops.ejecting.writer import Source
 
 
@@ -48,12 +49,13 @@ def _row(source: Source) -> dict[str, Any] | None:
 
 def _takes(source: Source, flow: str) -> list[str]:
     """Without a row only that the flow takes what its inputs are."""
+    inputs = [name for name in source.flow.inputs if not no_parameter(name)]
     return [
         "from llmops import flows",
         "",
         "def test_its_inputs() -> None:",
-        f"    assert set(flows.describe({flow!r}).inputs) >= {set(source.flow.inputs)!r}"
-        if source.flow.inputs
+        f"    assert set(flows.describe({flow!r}).inputs) >= {set(inputs)!r}"
+        if inputs
         else f"    assert flows.describe({flow!r}).kind == 'python'",
         "",
     ]

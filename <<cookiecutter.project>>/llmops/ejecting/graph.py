@@ -6,7 +6,7 @@ Nothing here knows what is written of it: `python` and `agent_framework` write o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -177,6 +177,42 @@ def read(flow: Flow, connections: Mapping[str, str]) -> Graph:
         str(document.get("message_format") or ""),
         tuple(_odd_inputs(flow)),
     )
+
+
+def without_needless(graph: Graph, true_or_false: Collection[Reference]) -> Graph:
+    """The graph without conditions that always hold, as of the node that joins two branches.
+
+    `true_or_false` are references to what is one of both, and in every row.
+    """
+
+    def simple(node: Node) -> Node:
+        return replace(node, guard=_needed(node.guard, true_or_false))
+
+    return replace(
+        graph,
+        nodes=tuple(map(simple, graph.nodes)),
+        variants={
+            name: {variant: simple(node) for variant, node in versions.items()}
+            for name, versions in graph.variants.items()
+        },
+    )
+
+
+def _needed(guard: Guard | None, true_or_false: Collection[Reference]) -> Guard | None:
+    """A condition without the parts of it that always hold; null where it does itself."""
+    if guard is None or isinstance(guard, Is):
+        return guard
+    parts = [_needed(part, true_or_false) for part in guard.guards]
+    kept = tuple(dict.fromkeys(part for part in parts if part is not None))
+    if isinstance(guard, Any_) and (None in parts or _holds(kept, true_or_false)):
+        return None
+    return type(guard)(kept) if len(kept) > 1 else kept[0] if kept else None
+
+
+def _holds(parts: Collection[Guard], true_or_false: Collection[Reference]) -> bool:
+    """Whether one of these does in any case: what is true or false is asked for both."""
+    asked = {(p.when, p.value) for p in parts if isinstance(p, Is) and isinstance(p.value, bool)}
+    return any((when, not said) in asked for when, said in asked if when in true_or_false)
 
 
 def value(given: Any) -> Value:

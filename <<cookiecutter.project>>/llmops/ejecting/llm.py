@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +22,11 @@ TYPES = {
     **{"string": "str", "int": "int", "double": "float", "bool": "bool", "list": "list[Any]"},
     "object": "Any",
 }
+_WITHIN = {
+    *("messages", "render", "quote", "lines", "show", "settings", "variant", "answer", "os"),
+    *("plain", "NOT_GIVEN", "int"),
+}
+"""What a function that asks may use itself."""
 _NOT_TYPED = ("int", "double", "bool", "image")
 """Types of inputs that hold no text of a person."""
 
@@ -32,7 +39,7 @@ def call(writer: Writer, node: Node, see: Expressions) -> str:
     """
     versions = writer.graph.versions(node)
     found = {name: _request(writer, version) for name, version in versions.items()}
-    name = f"ask_{plain(node.name).lower()}"
+    name = writer.names.asks[node.name]
     merged = _merged(versions, found)
     if merged is None:
         return _one_of(writer, node, found, see)
@@ -59,6 +66,18 @@ def filled(writer: Writer, source: str, values: Mapping[str, Value]) -> dict[str
     except (TemplateSyntaxError, UnicodeDecodeError, OSError, KeyError):
         return dict(values)
     return {name: value for name, value in values.items() if name in used}
+
+
+def taken(writer: Writer, node: Node) -> list[Reference]:
+    """What a node is given of the flow's inputs and of other nodes; a prompt need not use all."""
+    values = [*node.inputs.values()]
+    if node.type == "prompt":
+        values = [*filled(writer, node.source, node.inputs).values()]
+    elif node.type == "llm":
+        with suppress(ValueError):  # what is to be filled in takes them all
+            request = _request(writer, node)
+            values = [*request.values.values(), *request.parameters.values(), request.model]
+    return [value for value in values if isinstance(value, Reference)]
 
 
 def _request(writer: Writer, node: Node) -> Request:
@@ -92,7 +111,7 @@ def _one_of(writer: Writer, node: Node, found: Mapping[str, Request], see: Expre
     """Variants that have little in common: a function each, and the one that is asked for."""
     parameter, parts = writer.names.variants[node.name], []
     for variant, version in writer.graph.versions(node).items():
-        name = f"ask_{plain(f'{node.name}_{variant}').lower()}"
+        name = writer.names.asks[f"{node.name}.{variant}"]
         _Asking(writer, name, version, found[variant], {variant: found[variant]}).write()
         asked = f"{name}({', '.join(_given(writer, version, found[variant], see))})"
         parts.append(f"{asked} if {parameter} == {variant!r} else")
@@ -109,7 +128,17 @@ def _references(request: Request) -> dict[str, Reference]:
 
 
 def _referred(values: Mapping[str, Value]) -> dict[str, Reference]:
-    return {plain(k): v for k, v in values.items() if isinstance(v, Reference)}
+    return {local(k): v for k, v in values.items() if isinstance(v, Reference)}
+
+
+def local(name: str) -> str:
+    """The parameter of a function that asks, which has names of its own."""
+    return f"{name}_" if name in _WITHIN else plain(name)
+
+
+def argument(name: str, text: str) -> str:
+    """A value of a prompt by its name, which may be a word of Python's."""
+    return f"**{{{name!r}: {text}}}" if keyword.iskeyword(name) else f"{plain(name)}={text}"
 
 
 @dataclass(frozen=True)
@@ -192,9 +221,9 @@ class _Asking:
         prompt = self._setting("prompt") if "prompt" in self.table else repr(self.request.prompt)
         helper = self.writer.module.helper
         if self.request.call == "completions":
-            values = [f"{plain(k)}={_literal_or(k, v)}" for k, v in self.request.values.items()]
+            values = [argument(k, _literal_or(k, v)) for k, v in self.request.values.items()]
             return f"prompt={helper('chat', 'render')}({', '.join([prompt, *values])})"
-        values = [f"{plain(k)}={self._shown(k, v)}" for k, v in self.request.values.items()]
+        values = [argument(k, self._shown(k, v)) for k, v in self.request.values.items()]
         made = f"{helper('chat', 'messages')}({', '.join([prompt, *values])})"
         if self.request.vision:
             images = ", ".join([made, *_referred(self.request.values)])
@@ -218,9 +247,17 @@ class _Asking:
         """prompt flow's name of the type that a value certainly has, "" where it may be any."""
         if not isinstance(value, Reference):
             return "string" if isinstance(value, str) else "" if isinstance(value, list) else "int"
-        return kind_of(self.writer, value)
+        return "list" if self._is_column(value) else kind_of(self.writer, value)
+
+    def _is_column(self, reference: Reference) -> bool:
+        """Whether it stands for a value of each row, in a node that works over all of them."""
+        graph = self.writer.graph
+        over_rows = reference.kind == "node" and graph.node(reference.name).aggregation
+        return self.node.aggregation and not over_rows
 
     def _hint(self, reference: Reference) -> str:
+        if self._is_column(reference):
+            return TYPES["list"]
         asked = reference.kind == "node" and self.writer.graph.node(reference.name).type == "llm"
         hint = TYPES.get(kind_of(self.writer, reference), "Any")
         return "str | None" if asked and hint == "str" else hint
@@ -275,7 +312,7 @@ def _number(value: Any) -> Any:
 
 
 def _literal_or(name: str, value: Value) -> str:
-    return plain(name) if isinstance(value, Reference) else literal(value)
+    return local(name) if isinstance(value, Reference) else literal(value)
 
 
 def _returned(request: Request) -> str:

@@ -6,7 +6,7 @@ import builtins
 import keyword
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from llmops.ejecting.graph import Graph
@@ -41,6 +41,11 @@ OWN = {
     *("NOT_GIVEN", "DefaultAzureCredential", "get_bearer_token_provider"),
 }
 """What flow.py may use itself."""
+WITHIN_RUN = {
+    *("render", "quote", "plain", "load", "load_image", "dump", "dump_as_url", "asdict", "joined"),
+    *("json", "asyncio", "isinstance", "str", "int", "float", "bool", "list"),
+}
+"""What `run` may use itself, so that no parameter of it can have the name."""
 MODULES = {"flow", "openai", "jinja2", "aggregate_rows"}
 
 
@@ -60,20 +65,25 @@ class Imported:
 @dataclass(frozen=True)
 class Names:
     """The variable of each input and node, the parameter of each node's variants, the function
-    that makes each connection's client, and what is imported of each node's file."""
+    that makes each connection's client, the one that asks for each LLM node (and for each variant
+    of it, by `node.variant`), and what is imported of each node's file."""
 
     inputs: Mapping[str, str]
     nodes: Mapping[str, str]
     variants: Mapping[str, str]
     clients: Mapping[str, str]
+    asks: Mapping[str, str]
     functions: Mapping[str, Imported]
 
 
 def choose(graph: Graph, tools: Mapping[str, Tool], connections: Iterable[str]) -> Names:
     """The names of a graph; `tools` are its nodes' functions by their files."""
     taken = {*OWN, *dir(builtins), *keyword.kwlist}
-    inputs = {i.name: plain(i.name) for i in graph.inputs}
+    inputs: dict[str, str] = {}
+    for name in sorted((i.name for i in graph.inputs), key=no_parameter):
+        inputs[name] = _free(variable(name), "_", set(inputs.values()))
     taken |= set(inputs.values())
+    asks = {key: _free(f"ask_{plain(key).lower()}", "_", taken) for key in _asking(graph)}
     modules = {source: module(source) for source in tools}
     wanted = [tool.imported for tool in tools.values()]
     functions = {}
@@ -82,11 +92,35 @@ def choose(graph: Graph, tools: Mapping[str, Tool], connections: Iterable[str]) 
         clash = name in taken or wanted.count(name) > 1
         alias = _free(f"{modules[source].rpartition('.')[2]}_node" if clash else name, "_", taken)
         functions[source] = Imported(modules[source], name, alias)
-    clients = {c: _free(plain(c).lower(), "_client", taken) for c in connections}
+    # A function that asks has these as parameters, and calls a client.
+    given = {name for node in graph.every() if node.type == "llm" for name in node.inputs}
+    clients: dict[str, str] = {}
+    for connection in connections:
+        known = {*taken, *given, *clients.values()}
+        clients[connection] = _free(plain(connection).lower(), "_client", known)
+    taken |= set(clients.values())
     nodes = {n.name: plain(n.name).lower() for n in graph.nodes}
     variants = {n: _free(f"{nodes[n]}_variant", "_", taken) for n in graph.variants}
     nodes = {name: _free(variable, "_output", taken) for name, variable in nodes.items()}
-    return Names(inputs, nodes, variants, clients, functions)
+    return Names(inputs, nodes, variants, clients, asks, functions)
+
+
+def _asking(graph: Graph) -> Iterator[str]:
+    """The LLM nodes, and each of their variants as `node.variant`."""
+    for node in graph.nodes:
+        if any(version.type == "llm" for version in graph.versions(node).values()):
+            yield node.name
+            yield from (f"{node.name}.{variant}" for variant in graph.variants.get(node.name, ()))
+
+
+def no_parameter(name: str) -> bool:
+    """Whether an input cannot be a parameter of `run` under its own name."""
+    return plain(name) != name or name in WITHIN_RUN
+
+
+def variable(name: str) -> str:
+    """The variable of an input."""
+    return f"{name}_" if name in WITHIN_RUN else plain(name)
 
 
 def plain(name: str) -> str:

@@ -38,13 +38,14 @@ def _prompt(writer: Writer, node: Node, see: Expressions) -> str:
         typed = isinstance(value, Reference) and value.kind == "input"
         if typed and node.name in writer.quoted and _may_be_text(writer, value):
             text = f"{helper('chat', 'quote')}({text})"
-        given.append(f"{plain(name)}={text}")
+        given.append(llm.argument(name, text))
     return f"{helper('chat', 'render')}({', '.join([repr(node.source), *given])})"
 
 
 def _may_be_text(writer: Writer, value: Value) -> bool:
-    number = ("int", "double", "bool", "image")
-    return not (isinstance(value, Reference) and llm.kind_of(writer, value) in number)
+    # Into the lists of a prompt node prompt flow does not look.
+    other = ("int", "double", "bool", "image", "list")
+    return not (isinstance(value, Reference) and llm.kind_of(writer, value) in other)
 
 
 def _embedding(writer: Writer, node: Node, see: Expressions) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import Any
 
 from llmops.ejecting import graph as graphs
-from llmops.ejecting import nodes
+from llmops.ejecting import llm, nodes
 from llmops.ejecting.beside import Ejected, beside
 from llmops.ejecting.expressions import Columns, Expressions, literal
 from llmops.ejecting.graph import Guard, Input, Node, Reference
 from llmops.ejecting.llm import TYPES
-from llmops.ejecting.names import plain
+from llmops.ejecting.names import no_parameter
 from llmops.ejecting.values import coerced, conversion
 from llmops.ejecting.writer import Source, Writer, begin
 
@@ -59,9 +60,16 @@ def text(writer: Writer) -> str:
 
 def _exceptions(writer: Writer) -> list[str]:
     """What this repo's rules would have otherwise, and prompt flow's DAG decides."""
-    capitals = any(name != name.lower() for name in writer.names.inputs.values())
-    equal = any(" == True" in part or " == False" in part for part in writer.module.parts)
-    rules = [*(["N803"] if capitals else []), *(["E712"] if equal else [])]
+    parts = writer.module.parts
+    tree = [node for part in parts for node in ast.walk(ast.parse(part))]
+    given = {node.arg for node in tree if isinstance(node, ast.arg)}
+    stored = {n.id for n in tree if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    found = {
+        "N803": any(name != name.lower() for name in given),
+        "E712": any(" == True" in part or " == False" in part for part in parts),
+        "E741": bool({"l", "O", "I"} & {*given, *stored}),
+    }
+    rules = [rule for rule, broken in found.items() if broken]
     return [f"# ruff: noqa: {', '.join(rules)}", ""] if rules else []
 
 
@@ -96,7 +104,7 @@ def work(writer: Writer, node: Node, see: Expressions) -> Iterator[str]:
         yield f"{'elif' if at else 'if'} {parameter} == {name!r}:"
         yield f"    {target}{call}"
     yield "else:"
-    yield f'    raise ValueError(f"{parameter}: {{{parameter}!r}} is none of its variants")'
+    yield f'    raise ValueError(f"no variant {{{parameter}!r}}")'
 
 
 def _table(writer: Writer, node: Node, calls: dict[str, str]) -> str:
@@ -114,7 +122,8 @@ def _table(writer: Writer, node: Node, calls: dict[str, str]) -> str:
     own = [k for k, found in texts.items() if len(found) > 1]
     if first.args or any(k in g and not _is_literal(g[k]) for g in given.values() for k in own):
         return ""
-    name = f"{plain(node.name).upper()}_VARIANTS"
+    parameter = writer.names.variants[node.name]
+    name = f"{parameter.rpartition('.')[2].upper()}S"
     rows = [
         f"    {variant!r}: {{{', '.join(f'{k!r}: {ast.unparse(g[k])}' for k in own if k in g)}}},"
         for variant, g in given.items()
@@ -122,7 +131,7 @@ def _table(writer: Writer, node: Node, calls: dict[str, str]) -> str:
     writer.module.use("from typing import Any")
     writer.module.add(f"{name}: dict[str, dict[str, Any]] = {{", *rows, "}")
     same = [f"{k}={ast.unparse(v)}" for k, v in next(iter(given.values())).items() if k not in own]
-    chosen = f"**{name}[{writer.names.variants[node.name]}]"
+    chosen = f"**{name}[{parameter}]"
     return f"{functions.pop()}({', '.join([*same, chosen])})"
 
 
@@ -136,11 +145,15 @@ def _is_literal(node: ast.expr) -> bool:
 
 def used(writer: Writer, node: Node) -> bool:
     """Whether anything takes what a node gives."""
-    wanted = ("node", node.name)
+    return ("node", node.name) in _named(writer)
+
+
+def _named(writer: Writer) -> set[tuple[str, str]]:
+    """Kind and name of all that is referred to."""
     given = [v for v in writer.graph.outputs.values() if isinstance(v, Reference)]
     whens = [r for n in writer.graph.nodes for r in _whens(n.guard)]
-    named = {(r.kind, r.name) for r in [*given, *whens]}
-    return wanted in named or bool(writer.graph.users(node.name))
+    taken = [r for n in writer.graph.every() for r in llm.taken(writer, n)]
+    return {(r.kind, r.name) for r in [*given, *whens, *taken]}
 
 
 def _whens(guard: Guard | None) -> Iterator[Reference]:
@@ -190,7 +203,12 @@ def _may_be_image(writer: Writer, node: Node | None) -> bool:
 def _run(writer: Writer, body: list[str], outputs: dict[str, str]) -> None:
     guarded = [n for n in writer.graph.nodes if n.guard and used(writer, n) and not n.aggregation]
     nothing = [f"{writer.names.nodes[node.name]} = None" for node in guarded]
-    first = [line for i in writer.graph.inputs for line in prepare(writer, i)]
+    named = _named(writer)
+    # Of an input that nothing needs there is no line, if it is no parameter.
+    wanted = [
+        i for i in writer.graph.inputs if not no_parameter(i.name) or ("input", i.name) in named
+    ]
+    first = [line for i in wanted for line in prepare(writer, i)]
     writer.module.use("from typing import Any")
     returned = ", ".join(f"{name!r}: {value}" for name, value in outputs.items())
     writer.module.add(
@@ -204,14 +222,15 @@ def _run(writer: Writer, body: list[str], outputs: dict[str, str]) -> None:
 def signature(writer: Writer) -> str:
     """The parameters of `run`: the inputs, then what chooses among variants."""
     inputs = sorted(writer.graph.inputs, key=lambda i: not i.required)
-    taken = [_parameter(writer, i) for i in inputs]
+    taken = [_parameter(writer, i) for i in inputs if not no_parameter(i.name)]
+    others = ["**others: Any"] if len(taken) < len(inputs) else []
     in_rows = {n.name for n in writer.graph.nodes if not n.aggregation}
     variants = [
         f"{writer.names.variants[node]}: str = {next(iter(versions))!r}"
         for node, versions in writer.graph.variants.items()
         if node in in_rows
     ]
-    return ", ".join([*taken, *(["*", *variants] if variants else [])])
+    return ", ".join([*taken, *(["*", *variants] if variants else []), *others])
 
 
 def _parameter(writer: Writer, given: Input) -> str:
@@ -228,6 +247,8 @@ def prepare(writer: Writer, given: Input) -> Iterator[str]:
     """The lines that make an input what the nodes take."""
     name = writer.names.inputs[given.name]
     default = coerced(given.default, given.type)
+    if no_parameter(given.name):
+        yield f"{name} = {_of_others(given, default)}"
     if isinstance(default, list | dict):
         yield f"if {name} is None:"
         yield f"    {name} = {literal(default)}"
@@ -240,6 +261,14 @@ def prepare(writer: Writer, given: Input) -> Iterator[str]:
         yield f"{name} = {writer.module.helper('images', 'load_image')}({name})"
     elif given.type in ("list", "object") and writer.shows_images:
         yield f"{name} = {writer.module.helper('images', 'load')}({name})"
+
+
+def _of_others(given: Input, default: Any) -> str:
+    """An input whose name no parameter can have."""
+    if given.required:
+        return f"others[{given.name!r}]"
+    usual = "" if isinstance(default, list | dict) else f", {literal(default)}"
+    return f"others.get({given.name!r}{usual})"
 
 
 # ---- All rows

@@ -97,7 +97,7 @@ def of(node: Node, kind: str) -> Request:
 def _usual_model(node: Node, azure: bool, completion: bool) -> str | None:
     if azure:
         return None
-    return "gpt-4-vision-preview" if node.vision else "text-davinci-003" if completion else None
+    return "gpt-4-vision-preview" if node.vision else "text-davinci-003" if completion else ""
 
 
 def _taken(node: Node) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 _PYTHON: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "int": (int,),
-    "double": (float, int),
+    "double": (float,),
     "bool": (bool,),
     "list": (list,),
     "object": (dict, list, int, float, bool, type(None)),

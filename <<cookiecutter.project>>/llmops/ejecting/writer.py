@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmops.config import Connection
 from llmops.ejecting import sources
-from llmops.ejecting.graph import MODELS, Graph, Node, Reference
-from llmops.ejecting.names import Names, choose
+from llmops.ejecting.graph import MODELS, Graph, Node, Reference, without_needless
+from llmops.ejecting.names import Names, choose, no_parameter
 from llmops.ejecting.requests import Request
 from llmops.ejecting.sources import Converted, Tool
 from llmops.errors import UserError
@@ -148,11 +148,31 @@ def begin(source: Source, graph: Graph) -> Writer:
     paths = {node.source for node in graph.every() if node.type == "python"}
     found = {p: sources.tool(places[p]) for p in sorted(paths) if p in places}
     tools = {path: tool for path, tool in found.items() if tool is not None}
+    graph = without_needless(graph, _true_or_false(graph, tools))
     asked = {n.connection for n in graph.every() if n.connection}
     names = choose(graph, tools, sorted(asked))
     converted = convert(source, renamed)
     quoted = _quoted(graph)
-    return Writer(source, graph, tools, converted, renamed, names, quoted, Module(renamed))
+    module = Module(renamed, notes=list(_among_others(graph)))
+    return Writer(source, graph, tools, converted, renamed, names, quoted, module)
+
+
+def _among_others(graph: Graph) -> Iterator[str]:
+    for name in (i.name for i in graph.inputs if no_parameter(i.name)):
+        yield (
+            f"The input '{name}' cannot be the name of a parameter: `run` takes it among its "
+            f"`others`. Map it in experiment.yaml: `{name}: ${{data.{name}}}`."
+        )
+
+
+def _true_or_false(graph: Graph, tools: Mapping[str, Tool]) -> set[Reference]:
+    """What is either, and in every row: inputs, and what functions say that they return."""
+    found = {Reference("input", i.name) for i in graph.inputs if i.type == "bool"}
+    for node in graph.nodes:
+        every = [tools.get(n.source) for n in graph.versions(node).values() if n.type == "python"]
+        if node.guard is None and every and all(tool and tool.hint == "bool" for tool in every):
+            found.add(Reference("node", node.name))
+    return found
 
 
 def convert(source: Source, renamed: Mapping[str, str]) -> dict[str, Converted]:
@@ -170,7 +190,10 @@ def convert(source: Source, renamed: Mapping[str, str]) -> dict[str, Converted]:
 def renamed_helpers(places: Collection[str]) -> dict[str, str]:
     """The helpers whose names the flow's own files have, with the names they get instead."""
     every = [path.stem for path in HELPERS.glob("*.py") if path.stem != "__init__"]
-    return {helper: f"{helper}_helper" for helper in every if f"{helper}.py" in places}
+    modules = {
+        place.partition("/")[0].removesuffix(".py") for place in places if place[-3:] == ".py"
+    }
+    return {helper: f"{helper}_helper" for helper in every if helper in modules}
 
 
 def _quoted(graph: Graph) -> frozenset[str]:

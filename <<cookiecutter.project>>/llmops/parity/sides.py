@@ -54,7 +54,7 @@ def read(settings: Settings) -> tuple[Side, Side]:
     draft = config.read(settings.env)
     if draft.experiment is None:
         raise UserError("\n".join(draft.problems))
-    experiment = limited(draft.experiment, settings)
+    experiment = _without_choices(limited(draft.experiment, settings), a, b)
     if not experiment.datasets:
         raise UserError(
             f"ENV: '{settings.env}' has no datasets, so there are no rows for A and B. "
@@ -68,6 +68,13 @@ def read(settings: Settings) -> tuple[Side, Side]:
         for cell in first.checked.cells
     ]
     return first, second
+
+
+def _without_choices(experiment: Experiment, a: Flow, b: Flow) -> Experiment:
+    """Without `<node>_variant` of an ejected flow: here VARIANTS says which variants run."""
+    choices = {f"{node}_variant".lower() for flow in (a, b) for node in flow.variants}
+    kept = {n: v for n, v in experiment.parameters.items() if n.lower() not in choices}
+    return experiment.model_copy(update={"parameters": kept})
 
 
 def refresh_indexes(a: Side, b: Side, settings: Settings) -> None:

@@ -93,10 +93,12 @@ def _named(found: Iterable[Comparison], base: Base) -> Iterator[Comparison]:
 
 def rules_of(evaluator: Evaluator, experiment: Experiment, scores: Sequence[Score]) -> Rules:
     """The evaluator's own rules; of a metric that the gate bounds only above, less is better."""
-    known = {score.metric for score in scores}
+    # A judge none of whose answers could be read has no metric of what it scores.
+    of_judge = evaluator.judge.scores if evaluator.judge else ()
+    known = {*(score.metric for score in scores), *of_judge}
     for key in ("lower_is_better", "margin"):
         for metric in getattr(evaluator, key):
-            if known and metric not in known:
+            if scores and metric not in known:
                 raise UserError(
                     f"{experiment.file('evaluators')}: evaluators[{evaluator.name}].{key}: "
                     f"'{metric}' is no metric of it (expected one of {quoted(known)})."

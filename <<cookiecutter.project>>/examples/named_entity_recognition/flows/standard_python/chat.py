@@ -19,6 +19,7 @@ TOOL_CALL = re.compile(_NAMED % "tool_call_id", re.DOTALL)
 CALLS = re.compile(r"\n*#{0,2}\s*tool_calls\s*:\s*\n+\s*(\[.*?\])", re.DOTALL)
 _ENVIRONMENT = SandboxedEnvironment(trim_blocks=True, keep_trailing_newline=True)
 _MARK = "\ue000"
+_MARK_IN_JSON = r"\ue000"
 
 
 def render(file: str, /, **values: Any) -> str:
@@ -62,7 +63,10 @@ def quote(value: Any) -> Any:
 
 def plain(text: Any) -> Any:
     """A rendered prompt as text, for anything but `messages`."""
-    return text.replace(_MARK, "") if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    # `tojson` of a prompt writes it in its own way.
+    return text.replace(_MARK, "").replace(_MARK_IN_JSON, "")
 
 
 def lines(value: Any) -> Any:
