@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,13 +40,12 @@ def main() -> None:
         for path in list(Path().rglob(name)):
             remove(path)
     origin = flow or f"the example {answers['example']}"
-    print(f"\nGenerated {answers['project']} from {origin}.")
-    print(begin_history())
-    for line in place_workflows():
-        print(line)
-    if flow:
+    history = begin_history()
+    if flow:  # before anything is written outside of the new folder, which goes where this fails
         bring_in(flow)
-    steps = [f"cd {shown(Path.cwd())}", *next_steps(answers["example"], flow)]
+    print(f"\nGenerated {answers['project']} from {origin}.")
+    print("\n".join([history, *place_workflows()]))
+    steps = [f"cd {shlex.quote(str(shown(Path.cwd())))}", *next_steps(answers["example"], flow)]
     print("\n  ".join(["\nNext:\n", *steps]) + "\n")
 
 
@@ -194,7 +194,7 @@ def git(*arguments: str) -> int:
 
 def shown(folder: Path) -> Path:
     """The folder as the user would type it: relative to where cookiecutter was started."""
-    start = Path(os.environ.get("PWD", "/"))
+    start = Path(os.environ.get("PWD", ""))
     return folder.relative_to(start) if folder.is_relative_to(start) else folder
 
 

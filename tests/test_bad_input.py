@@ -382,6 +382,12 @@ def test_a_flow_that_fails_on_every_row_has_no_report(use: UseCase) -> None:
     )
 
 
+def test_the_report_of_an_earlier_run_is_not_taken_for_one(use: UseCase) -> None:
+    assert use.run().code == 0
+    use.write("flows/standard/flow.py", "def run(text):\n    return {'answer': 1 / 0}\n")
+    use.run().refused("no report: reports/ is still an earlier run's.\ndefault / words: 6 rows")
+
+
 # ---- Endpoints
 
 
@@ -508,7 +514,9 @@ def test_a_file_in_the_place_of_reports(use: UseCase) -> None:
 
 def test_a_file_in_the_place_of_runs(use: UseCase) -> None:
     use.write("runs", "a note")
-    refused(use, use.run(), "cannot be written: runs is a file, not a folder. Remove it.")
+    for task in ("experiment", "try", "validate"):
+        outcome = use.run(task)
+        refused(use, outcome, "cannot be written: runs is a file, not a folder. Remove it.")
 
 
 @contextmanager

@@ -251,6 +251,8 @@ def test_a_problem_names_file_key_value_and_choices(
             "'${dta.text}' refers to nothing (expected one of ${data.<column>}).",
         ),
         ({"text": "Q: ${data.text}"}, "'Q: ${data.text}' would be taken as it stands."),
+        ({"text": "$data.text"}, "'$data.text' would be taken as it stands."),
+        ({"text": "{ data.text }"}, "'{ data.text }' would be taken as it stands."),
         (
             {"text": "${data.a}", "b": 1},
             "no input of flows/standard/flow.py (expected one of text)",

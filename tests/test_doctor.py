@@ -86,7 +86,7 @@ def test_a_fresh_machine_replays(folder: Path) -> None:
         "valid for ENV=pr",
         "cp .env.example .env",
         "GB free",
-        "A run can start.",
+        "Nothing above stops a run. Whether flows and data fit, `make validate` says.",
     ):
         assert words in text
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -194,7 +194,7 @@ def test_the_stage_prints_it(
 ) -> None:
     monkeypatch.chdir(folder)
     assert stages.doctor(Settings()) == 0
-    assert "A run can start." in capsys.readouterr().out
+    assert "Nothing above stops a run." in capsys.readouterr().out
 
 
 @given(head=TEXT, tail=TEXT)

@@ -868,7 +868,7 @@ def test_nothing_is_replaced_without_a_yes(small: Flows) -> None:
     ("flow", "message"),
     [
         ("", "FLOW: not set"),
-        ("flows/none", "'flows/none' is not there"),
+        ("flows/none", "FLOW: 'flows/none' is not there"),
         ("flows/flow_python", "is plain Python already"),
     ],
 )

@@ -53,6 +53,18 @@ def test_what_flows_need(
     assert tasks.flows_need(tmp_path) == wanted
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("azure-pipeline", True), ("azrue", False), ("", False), (None, False)]
+)
+def test_only_a_target_in_azure_installs_its_packages(
+    value: str | None, wanted: bool, tasks: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TARGET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TARGET", value)
+    assert ("azure" in tasks.target()) == wanted
+
+
 def test_what_is_brought_in_counts_without_its_packages(tmp_path: Path, tasks: ModuleType) -> None:
     repo, theirs = tmp_path / "repo", tmp_path / "theirs"
     for name in ("venv/lib/a.py", ".git/b.py", "c.py"):

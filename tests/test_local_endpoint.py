@@ -511,6 +511,23 @@ def entries(folder: Path, **sections: list[dict[str, Any]]) -> None:
     (folder / "configs" / "deployment_config.json").write_text(json.dumps(sections))
 
 
+def test_what_is_wrong_with_an_entry_is_said_in_words(tmp_path: Path) -> None:
+    wrong = {"CURENT_DEPLOYMENT_NAME": "blue", "CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION": "130"}
+    wrong |= {"DEPLOYMENT_INSTANCE_COUNT": "two", "ENVIRONMENT_VARIABLES": "qZ7-mark"}
+    entries(tmp_path, azure_managed_endpoint=[{"ENV_NAME": "dev"} | wrong])
+    with pytest.raises(UserError) as caught:
+        deployment.choose("dev", "local", tmp_path)
+    where = "configs/deployment_config.json: azure_managed_endpoint[0]"
+    for said in (
+        ".CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION: expected 100 or less, found 130.",
+        '.DEPLOYMENT_INSTANCE_COUNT: expected a whole number, found "two".',
+        ".ENVIRONMENT_VARIABLES: expected keys and values.",
+        ": unknown key 'CURENT_DEPLOYMENT_NAME' (expected one of 'COMPUTE_NAME', ",
+    ):
+        assert f"{where}{said}" in str(caught.value)
+    assert "qZ7-mark" not in str(caught.value)
+
+
 def test_which_entry_is_taken(tmp_path: Path) -> None:
     empty = {"ENV_NAME": "dev", "CURRENT_DEPLOYMENT_NAME": "blue"}
     filled = empty | {"ENDPOINT_NAME": "given"}

@@ -304,6 +304,27 @@ def test_a_new_repo_for_no_flow_is_not_made(generate: Bake, tmp_path: Path) -> N
     assert not list((tmp_path / "new").glob("*"))
 
 
+def test_a_flow_that_does_not_come_in_leaves_nothing_behind(
+    generate: Bake,
+    flow: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    refusing = tmp_path / "bin" / "make"
+    refusing.parent.mkdir()
+    refusing.write_text("#!/bin/sh\nexit 1\n")
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{refusing.parent}{os.pathsep}{os.environ['PATH']}")
+    around = tmp_path / "around"
+    subprocess.run(["git", "init", "--quiet", around], check=True)
+    with pytest.raises(Exception, match="Hook script failed"):
+        generate(around, flow=str(flow))
+    assert [path.name for path in around.iterdir()] == [".git"]
+    told = capfd.readouterr()
+    assert "was not brought in" in told.err and "Generated" not in told.out
+
+
 def test_a_repo_without_an_example_waits_for_a_flow(ready: Bake, run: Run, flow: Path) -> None:
     repo = ready(example="none")
     told = run(repo, "make", "validate")

@@ -157,6 +157,8 @@ def test_every_kind_of_flow_comes_in_and_validates(kind: str, tmp_path: Path) ->
         ({"x.py": "def one(): ...\ndef two(): ...\n"}, "", "x.py:one, x.py:two"),
         ({"x.py": "def one(): ...\ndef two(): ...\n"}, "/x.py", "has one, two"),
         ({"x.py": GREET}, "/x.py:meet", "found greet"),
+        ({"flow.py": "def run(:\n"}, "", "flow.py: line 1: not Python"),
+        ({"x.py": "def run(:\n"}, "/x.py", "x.py: line 1: not Python"),
         ({"x.txt": ""}, "", "holds no flow"),
         ({"x.txt": ""}, "/x.txt", "is no flow"),
         ({"x.txt": ""}, "/y.txt", "beside it: x.txt"),

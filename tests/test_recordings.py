@@ -310,6 +310,18 @@ def test_the_nearest_of_many_recordings_is_the_one_of_the_same_row(tmp_path: Pat
     assert "message 1 (system): " in message
 
 
+def test_the_same_prompt_to_another_model_is_nearer_than_another_prompt(tmp_path: Path) -> None:
+    def asked(prompt: str, model: str) -> Json:
+        return {"model": model, "messages": [{"role": "user", "content": prompt}]}
+
+    lines = [
+        recording(request=asked(*one)) for one in (("Be brief.", "a-b-c-4"), ("Be kind.", "d"))
+    ]
+    with Server("replay", write(tmp_path, *lines)) as server:
+        message = miss_message(plain(server), **asked("Be kind.", "a-b-c-4"))
+    assert 'people.jsonl:2, where it differs: model: wanted "a-b-c-4", recorded "d"' in message
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [

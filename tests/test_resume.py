@@ -376,6 +376,14 @@ def test_other_recordings_are_other_answers(asking: Asking) -> None:
     assert "edited" in answers
 
 
+def test_a_replay_for_another_model_is_another_run(asking: Asking) -> None:
+    assert asking.again("record")[1] == ROWS
+    for variables, kept in (({}, 0), ({}, ROWS), ({"AOAI_MODEL": "another"}, 0)):
+        outcome, asked = asking.again(LLM="replay", **variables)
+        assert asked == 0 and outcome.summary is not None, outcome.text
+        assert outcome.summary["llm"]["cached"] == kept, variables
+
+
 def test_recordings_that_are_gone_are_recorded_again(asking: Asking) -> None:
     assert asking.again("record")[1] == ROWS
     assert asking.again("record")[1] == 0

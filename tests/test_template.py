@@ -260,6 +260,19 @@ def test_the_hook_makes_a_git_repo_and_names_three_commands(
     ]
 
 
+def test_the_hook_names_the_whole_path_where_no_shell_says_where_it_is(
+    generate: Bake,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PWD", raising=False)
+    folder = tmp_path / "use cases"
+    folder.mkdir()
+    repo = generate(folder)
+    assert f"\n  cd '{repo}'\n" in capfd.readouterr().out
+
+
 def test_inside_a_git_repo(
     generate: Bake, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

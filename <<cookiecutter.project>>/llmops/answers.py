@@ -56,8 +56,9 @@ class Answers:
     @property
     def target(self) -> str:
         """What decides the answers, for a run's content address; holds no secret."""
-        if self.mode == "replay":
-            return f"replay {recordings.digest(self._folder)}"
+        if self.mode == "replay":  # type and model are part of the request, the address is not
+            asked = [f"{c.name}={c.type} {c.model or ''}" for c in self._real.values()]
+            return " ".join(("replay", recordings.digest(self._folder), *sorted(asked)))
         addresses = [f"{c.name}={c.type} {c.address} {c.model or ''}" for c in self._real.values()]
         return " ".join((self.mode, *sorted(addresses)))
 

@@ -25,6 +25,7 @@ PACKAGES = (
     *("openai", "pydantic", "azure-ai-ml"),
 )
 """Those that are installed are shown: a repo whose flows are plain Python has no prompt flow."""
+READY = "Nothing above stops a run. Whether flows and data fit, `make validate` says."
 _WHY = {
     "live": "the models are asked",
     "replay": "answers come from recordings/, no model is asked",
@@ -41,8 +42,9 @@ class Finding(NamedTuple):
 
 
 def report(settings: Settings, folder: Path) -> tuple[str, int]:
-    """The text of `make doctor` and its exit code: 0 if a run would start, else 1.
+    """The text of `make doctor` and its exit code: 1 if something that it looks at stops a run.
 
+    Flows and data are for `make validate`.
     Asks each endpoint for its list of models where the mode is live or record, and nothing else.
     `folder` is the use case, where experiment.yaml and .env are.
     """
@@ -64,7 +66,7 @@ def report(settings: Settings, folder: Path) -> tuple[str, int]:
     # Lines for a person and for a log alike: no colours, no box that a narrow terminal breaks.
     table = [["ok" if f.ok else "FIX", f.subject, f.text] for f in findings]
     broken = ", ".join(f.subject for f in findings if not f.ok)
-    end = f"A run cannot start. To fix: {broken}." if broken else "A run can start."
+    end = f"A run cannot start. To fix: {broken}." if broken else READY
     text = tabulate(table, tablefmt="plain", disable_numparse=True)
     return f"{text}\n\n{end}\n", USER_ERROR if broken else OK
 

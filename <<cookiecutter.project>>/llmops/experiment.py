@@ -200,7 +200,7 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
     failed = measured.failed
     counted: Sequence[RunSummary | Evaluation] = measured.runs or measured.evaluations
     if all(item.failed == item.rows for item in counted) and not measured.asked.unrecorded:
-        raise UserError("\n".join(["No row completed, so there is no report.", *failed]))
+        raise UserError("\n".join([_no_report(), *failed]))
     result = Summary(
         experiment=experiment.name,
         env=task.settings.env,
@@ -228,6 +228,13 @@ def _finish(task: _Task, runs: Sequence[Work], before: Base | None) -> int:
     print(f"report: {page}")
     tracking.log(result, experiment, task.checked, executor.target)
     return FAILED if failed or result.gate.stops else OK
+
+
+def _no_report() -> str:
+    """What is said where no row completed: tasks that look at reports/ would show another run."""
+    if not SUMMARY.exists():
+        return "No row completed, so there is no report."
+    return f"No row completed, so there is no report: {SUMMARY.parent}/ is still an earlier run's."
 
 
 def _told(result: Summary) -> list[str]:

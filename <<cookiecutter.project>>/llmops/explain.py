@@ -20,6 +20,8 @@ PLAIN = {
     "too_short": "empty. List at least one",
     "string_too_short": "empty. Fill it in",
     "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
     "float_type": "expected a number",
     "finite_number": "expected a finite number",
     "greater_than": "expected more than {gt:g}",
@@ -27,12 +29,14 @@ PLAIN = {
     "less_than_equal": "expected {le:g} or less",
 }
 SELF_EVIDENT = ("missing", "too_short", "string_too_short", "value_error")
+SECRET = {"connections", "ENVIRONMENT_VARIABLES"}
+"""Blocks whose values may be secrets."""
 
 
 def sentence(error: ErrorDetails, document: Any, model: type[BaseModel]) -> str:
     """One error of `model` as `datasets[ner].source: expected a text, found 5.`
 
-    Values inside `connections` are not shown: they may be secrets.
+    Values inside `connections` and `ENVIRONMENT_VARIABLES` are not shown: they may be secrets.
     """
     loc = error["loc"]
     if error["type"] == "extra_forbidden":
@@ -41,7 +45,7 @@ def sentence(error: ErrorDetails, document: Any, model: type[BaseModel]) -> str:
     text = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if error["type"] in PLAIN:
         text = PLAIN[error["type"]].format(**error.get("ctx", {}))
-    if loc[:1] != ("connections",) and error["type"] not in SELF_EVIDENT:
+    if not SECRET & set(loc) and error["type"] not in SELF_EVIDENT:
         text += f", found {shown(error['input'])}"
     return _at(loc, document) + text + "."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from llmops.plan import Cell, plan
 from llmops.verdict import judge_labels
 
 SAMPLE_REQUEST = "sample-request.json"
+# What begins like a reference within a text, or nearly: `$data.text`, `{data.text}`.
+NEARLY = re.compile(r"[${]\s*(data|run\.inputs|run\.outputs)\.")
 SOURCES = {
     "data": "${data.<column>}",
     "run.inputs": "${run.inputs.<column>}",
@@ -290,7 +293,7 @@ def _reference_problems(
         names = known.get(source)
         if str(value).startswith(UNDECIDED):
             yield f"{where}.{name}: not decided yet: {str(value).strip('<>')}. Write what it takes."
-        elif match is None and any(f"${{{word}." in str(value) for word in SOURCES):
+        elif match is None and NEARLY.search(str(value)):
             yield (
                 f"{where}.{name}: '{value}' would be taken as it stands. A reference stands alone "
                 f"(expected one of {choices}, or a literal)."

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from llmops.config import Strict
 from llmops.errors import UserError
+from llmops.explain import sentence
 from llmops.files import slug
 
 CONFIG = Path("configs/deployment_config.json")
@@ -253,16 +254,14 @@ def _project(folder: Path) -> str:
 
 def read(path: Path) -> Deployments:
     """The whole file; raises UserError with every problem, one a line."""
+    document: Any = None
     try:
-        return Deployments.model_validate(json.loads(path.read_text(encoding="utf-8-sig")))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        return Deployments.model_validate(document)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not found. Run the task in the folder that holds it.") from error
     except ValidationError as error:
-        raise UserError("\n".join(_problem(path, one) for one in error.errors())) from error
+        problems = (sentence(one, document, Deployments) for one in error.errors())
+        raise UserError("\n".join(f"{path}: {text}" for text in problems)) from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}).") from error
-
-
-def _problem(path: Path, error: Any) -> str:
-    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error["loc"]).lstrip(".")
-    return f"{path}: {place}: {error['msg'].removeprefix('Value error, ')}."

@@ -28,7 +28,10 @@ def source(settings_env: str, reference: str, ending: str, root: Path) -> tuple[
     """
     if not reference:
         raise UserError("FLOW: not set. Say which flow, as in make eject FLOW=flows/standard.")
-    flow = flows.describe(reference, root)
+    try:
+        flow = flows.describe(reference, root)
+    except UserError as error:
+        raise UserError(f"FLOW: {error}") from error
     if flow.kind == "python":
         raise UserError(f"FLOW: {flow.path} is plain Python already (expected {DAGS}).")
     if flow.definition.get("language") == "csharp":

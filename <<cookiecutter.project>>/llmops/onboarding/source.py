@@ -181,8 +181,9 @@ def modules(flow: Flow) -> dict[Path, ast.Module]:
 def _in_folder(folder: Path) -> Path:
     """The file that defines the folder's flow."""
     for name in flows.FILES:
-        if (folder / name).is_file() and (name != "flow.py" or _callables(folder / name)):
-            return folder / name
+        path = folder / name
+        if path.is_file() and (name != "flow.py" or _callables(path) or not code.parse(path)):
+            return path
     found = sorted(p for p in folder.glob("*") if p.name.endswith((*DEFINITIONS, ".prompty")))
     definitions = [path for path in found if path.suffix != ".prompty"]
     for choices in (definitions, found):
@@ -211,6 +212,8 @@ def _what_there_is(folder: Path) -> str:
 
 def _only_callable(path: Path) -> str:
     names = _callables(path)
+    if not code.parse(path):
+        return "run"  # reading the flow then says in which line it is no Python
     if "run" in names or len(names) == 1:
         return "run" if "run" in names else names[0]
     raise UserError(

@@ -19,7 +19,10 @@ SEARCHED = 2_000
 
 
 def nearest(store: Store, call: Call) -> Entry | None:
-    """The recording of the same path that shares most words, then most parameters."""
+    """The recording of the same path that shares most words, then most parameters.
+
+    The model's name is a parameter: an answer of another model to the same prompt is near.
+    """
     wanted = _words(call.request)
     same_path = (entry for entry in store.entries.values() if entry.path == call.path)
     overlaps = (
@@ -41,7 +44,8 @@ def _words_of(store: Store, entry: Entry) -> frozenset[str]:
 
 
 def _words(request: Json) -> frozenset[str]:
-    text = json.dumps(list(relevant(request).values()), ensure_ascii=False)
+    said = [value for name, value in relevant(request).items() if name != "model"]
+    text = json.dumps(said, ensure_ascii=False)
     return frozenset(map(sys.intern, re.findall(r"\w+", text)))
 
 

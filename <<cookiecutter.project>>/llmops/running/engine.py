@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmops.config import Limits
 from llmops.errors import UserError
+from llmops.files import unwritable
 from llmops.running.worker import LINE_LIMIT
 from llmops.runs import Row
 
@@ -224,11 +225,10 @@ class Worker:
         async with self._starting:
             if self.alive:
                 return
-            self._log.parent.mkdir(parents=True, exist_ok=True)
             self._loaded = {}
             self.hung.clear()
             self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="llmops-")
-            with self._log.open("ab") as log:
+            with self._open_log() as log:
                 self._process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
@@ -242,6 +242,14 @@ class Worker:
                     start_new_session=True,  # Ctrl-C is the parent's to handle
                 )
             self._reader = asyncio.create_task(self._read(self._process))
+
+    def _open_log(self) -> IO[bytes]:
+        """What the process prints is kept; raises UserError where it cannot be."""
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            return self._log.open("ab")
+        except OSError as error:
+            raise unwritable(self._log, error) from error
 
     async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         number = next(self._ids)
