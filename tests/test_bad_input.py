@@ -6,6 +6,7 @@ half written. Rows that fail are counted and shown; the others are not lost.
 
 from __future__ import annotations
 
+import json
 import resource
 import socket
 import subprocess
@@ -66,6 +67,17 @@ def test_data(case: str, use: UseCase) -> None:
     use.write("data/words.jsonl", content)
     refused(use, use.run(), message)
     assert not (use.folder / "runs").exists()
+
+
+def test_a_table_in_csv(use: UseCase) -> None:
+    (dataset,) = use.blocks["datasets"]
+    use.configure(datasets=[dataset | {"source": "data/my words.csv"}])
+    use.write("data/my words.csv", "text,truth\nant,ANT\n")
+    outcome = use.run()
+    refused(use, outcome, "data/my words.csv: line 1: not JSON", "Put one object a line, as `")
+    subprocess.run(outcome.err.split("`")[1], shell=True, cwd=use.folder, check=True)
+    made = (use.folder / "data/my words.jsonl").read_text()
+    assert json.loads(made) == {"text": "ant", "truth": "ANT"}
 
 
 def test_missing_dataset(use: UseCase) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,15 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise unreadable(path, error) from error
 
 
+def _hint(path: Path) -> str:
+    """How a table in CSV becomes a dataset."""
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return ""
+    code = "import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin)]"
+    source, target = (shlex.quote(str(place)) for place in (path, path.with_suffix(".jsonl")))
+    return f", as `python3 -c '{code}' < {source} > {target}` does"
+
+
 def _parse(path: Path, number: int, line: bytes) -> Record:
     try:
         record = json.loads(line.decode("utf-8-sig"))
@@ -143,7 +153,7 @@ def _parse(path: Path, number: int, line: bytes) -> Record:
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, column {error.colno}"
         raise UserError(
-            f"{path}: line {number}: not JSON ({reason}). Put one object a line."
+            f"{path}: line {number}: not JSON ({reason}). Put one object a line{_hint(path)}."
         ) from error
     except ValueError as error:
         raise UserError(f"{path}: line {number}: not JSON ({error}).") from error

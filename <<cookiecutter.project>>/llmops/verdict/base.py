@@ -56,7 +56,7 @@ def checked_out(ref: str) -> Iterator[Version]:
     prefix = _git("rev-parse", "--show-prefix", trouble="this folder is in no git repository")
     commit = _git(
         *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"),
-        trouble=f"'{ref}' names no commit. A shallow clone has only the newest (fetch-depth: 0)",
+        trouble=f"'{ref}' names no commit. A new repo has none yet; CI needs fetch-depth: 0",
     ).decode()
     with tempfile.TemporaryDirectory(prefix="base-") as folder:
         _extract(commit.strip(), Path(folder))
