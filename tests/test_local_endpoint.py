@@ -213,6 +213,21 @@ def names(answers: Answers) -> Counter[str]:
 # --- rolling out
 
 
+TONES = "def run(text, tone='plain'):\n    return {'answer': f'{tone} {text}'}\n"
+
+
+def test_the_variant_that_was_chosen_answers(case: Case) -> None:
+    case.flow("", TONES)
+    case.configure(parameters={"tone": ["plain", "warm"]})
+    case.must(1, "VARIANTS: unset: name one of default [tone=plain]")
+    case.must(0, "Done", VARIANTS="default [tone=warm]")
+    assert case.ask().json() == {"answer": "warm hello"}
+    described = httpx.get(f"{case.url}/openapi.json").json()
+    assert '"default": "warm"' in json.dumps(described)
+    own = {"text": "hello", "tone": "cold"}
+    assert httpx.post(f"{case.url}/score", json=own).json() == {"answer": "cold hello"}
+
+
 def test_from_the_first_deployment_to_the_way_back(case: Case) -> None:
     plan = case.must(0, "blue 100%, if the test passes", "gate: unknown", PLAN="1")
     assert "Done" not in plan.text and not (case.folder / "runs" / "endpoints").exists()

@@ -522,11 +522,22 @@ def test_the_hash_is_over_names_and_content(dag: flows.Flow, tmp_path: Path) -> 
     assert len({first, renamed, made("four")}) == 3
 
 
-def test_a_plain_function_cannot_carry_a_parameter(tmp_path: Path) -> None:
-    (tmp_path / "flow.py").write_text("def answer(text, tone='plain'): return {}\n")
+def test_a_plain_function_carries_its_parameters(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text("def answer(text, tone): return {}\n")
     flow = flows.describe("flow.py:answer", tmp_path)  # the package may come below it
-    assert package.package(flow, Variant("default", {}, {}, {}), tmp_path / "out").entry == (
-        "flow:answer"
+    plain = package.package(flow, Variant("default", {}, {}, {}), tmp_path / "out")
+    assert (plain.entry, plain.inputs) == ("flow:answer", {"text": True, "tone": True})
+    warm, cold = (
+        package.package(flow, Variant(tone, {}, {"tone": tone}, {}), tmp_path / tone)
+        for tone in ("warm", "cold")
     )
-    with pytest.raises(UserError, match="tone: the files of a python flow cannot carry"):
+    assert (warm.inputs, warm.defaults) == ({"text": True, "tone": False}, {"tone": "warm"})
+    assert len({package.flow_hash(one) for one in (plain, warm, cold)}) == 3
+
+
+def test_a_flex_flow_cannot_carry_a_parameter(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text("def answer(text, tone='plain'): return {}\n")
+    (tmp_path / "flow.flex.yaml").write_text("entry: flow:answer\n")
+    flow = flows.describe(str(tmp_path))
+    with pytest.raises(UserError, match="tone: the files of a flex flow cannot carry"):
         package.package(flow, Variant("x", {}, {"tone": "warm"}, {}), tmp_path / "other")

@@ -25,6 +25,8 @@ FILES = ("flow.dag.yaml", "flow.flex.yaml", "*.flex.yaml", "*.dag.yaml", "flow.p
 """What makes a folder a flow; of several the first counts."""
 _FILE = re.compile(r"\$\{file:([^}]+)\}|(?:file:)?([^{}]+\.json)")
 _PROMPTY = re.compile(r"\s*-{3,}[ \t]*\n(.*?)^-{3,}[ \t]*$", re.DOTALL | re.MULTILINE)
+PACKED, VARIANT = "packed.json", "inputs of the variant"
+"""The file of a packed Python flow in which its `defaults` are, and their key."""
 INDEX = "index.json"
 STANDS_FOR = {"chunks.sqlite", "vectors.usearch"}
 """Of an index over documents its manifest says what it holds; these files are that in other bytes.
@@ -42,7 +44,8 @@ class Flow:
     `variants` maps a node to its variants, the default first. `definition` is the DAG's content.
     `entry` is `module:function` for flex and Python flows. Of a class `takes` says which arguments
     its making requires, `takes_more` whether it takes any other; `init` holds their values: those
-    of the flow's own sample, until experiment.yaml gives others.
+    of the flow's own sample, until experiment.yaml gives others. `defaults` are values that a
+    packed Python flow takes for inputs which are not given: those of the variant that was packed.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Flow:
     takes: dict[str, bool] = field(default_factory=dict)
     takes_more: bool = False
     init: dict[str, Any] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -342,17 +346,21 @@ def _structured(document: Mapping[str, Any], folder: Path) -> bool:
 
 def _read_python(folder: Path, file: str, function: str, root: Path) -> Flow:
     signature = read_signature([folder, root.resolve()], Path(file).stem, function)
+    packed = referred(f"${{file:{PACKED}}}", folder)
+    defaults = packed.get(VARIANT) if isinstance(packed, Mapping) else None
+    defaults = dict(defaults) if isinstance(defaults, Mapping) else {}
     return Flow(
         folder,
         file,
         "python",
-        signature.inputs,
+        signature.inputs | dict.fromkeys(defaults, False),
         None,
         f"{Path(file).stem}:{function}",
         more_inputs=signature.more_inputs,
         takes=signature.init,
         takes_more=signature.more_init,
         init=_sample_init(folder, {}, signature),
+        defaults=defaults,
     )
 
 

@@ -23,13 +23,14 @@ def package(flow: Flow, variant: Variant, folder: Path) -> Flow:
 
     The files of `additional_includes` come beside the flow's own. Caches, `.env` files and prompts
     that only other variants use stay behind. Of a DAG the variant and its parameters become the
-    definition; a parameter that is an input of the flow becomes that input's default. The arguments
-    of a flex flow's class become those of its sample, of a Python class its init.json.
+    definition; a parameter that is an input of the flow becomes that input's default, of a Python
+    flow in its packed.json. The arguments of a flex flow's class become those of its sample, of a
+    Python class its init.json.
 
     Raises:
-        UserError: the variant sets an input of a flow that is no DAG, where it has no place.
+        UserError: the variant sets an input of a flex flow or a prompty, where it has no place.
     """
-    if variant.inputs and flow.kind != "dag":
+    if variant.inputs and flow.kind not in ("dag", "python"):
         raise UserError(
             f"{flow.path}: parameters: {', '.join(variant.inputs)}: the files of a {flow.kind} "
             "flow cannot carry the value. Make it the default in the flow's code, and take it out "
@@ -47,6 +48,9 @@ def package(flow: Flow, variant: Variant, folder: Path) -> Flow:
         file = f"flow.{flow.kind}.yaml"
         _write_yaml(folder / file, _definition(flow, variant))
     function = flow.entry.partition(":")[2] if flow.kind == "python" else ""
+    if flow.kind == "python" and variant.inputs:
+        values = json.dumps({flows.VARIANT: variant.inputs}, indent=1, sort_keys=True)
+        (folder / flows.PACKED).write_text(values, encoding="utf-8")
     if function and flow.init:
         (folder / "init.json").write_text(json.dumps(flow.init), encoding="utf-8")
     packed = flows.describe(f"{file}:{function}", folder)

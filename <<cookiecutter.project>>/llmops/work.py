@@ -115,6 +115,7 @@ def job(
         {key: link.model for key, link in connections.items() if link.model},
         flow.init,
         tuple(str(table.path.parent.resolve()) for table in tables),
+        defaults=flow.defaults,
     )
 
 

@@ -43,7 +43,8 @@ class Job:
     `connections` are in prompt flow's dictionary form, `models` maps a connection to the model that
     is asked for instead of the one the flow names. `init` are the arguments of an entry's class.
     `places` are folders in which the images are that rows name, the first one first; after them
-    comes the flow's own. `keep_requests` says whether rows keep what they ask of models.
+    comes the flow's own. `keep_requests` says whether rows keep what they ask of models. `defaults`
+    are as in `flows.Flow`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Job:
     init: dict[str, Any] = field(default_factory=dict)
     places: tuple[str, ...] = ()
     keep_requests: bool = False
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
     def searched(self) -> list[str]:

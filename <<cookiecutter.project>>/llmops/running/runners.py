@@ -76,6 +76,7 @@ class CallableRunner(Runner):
 
     def __init__(self, job: dict[str, Any], make: entries.Make = lambda _, value: value) -> None:
         self._function = entries.load(job["entry"], job.get("init") or {}, make)
+        self._defaults = job.get("defaults") or {}
         beside = getattr(sys.modules[job["entry"].partition(":")[0]], "aggregate", None)
         self._aggregate = getattr(self._function, "__aggregate__", beside)
         call = self._function if inspect.isfunction(self._function) else self._function.__call__
@@ -97,7 +98,7 @@ class CallableRunner(Runner):
         return as_json(pour(shown, emit))
 
     def _answer(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        answer = self._function(**inputs)
+        answer = self._function(**{**self._defaults, **inputs})
         outputs = _outputs(_waited(answer) if self._later else answer)
         later = {n: _waited(v) for n, v in outputs.items() if isinstance(v, AsyncIterator)}
         return {**outputs, **later}

@@ -4,7 +4,7 @@ One process a flow folder, because Python imports a module name once: a second f
 would silently be the first one's. Requests and answers are JSON lines with an `id`:
 
     {"id", "op": "load", "job": {"name", "kind", "folder", "file", "entry", "definition",
-                                 "connections", "models", "init", "keep_requests"}}
+                                 "connections", "models", "init", "keep_requests", "defaults"}}
     {"id", "op": "run", "job": name, "row", "inputs", "places"}      one thread a row; `places` are
                     folders for the images that inputs name
     {"id", "op": "stream", …}                  the same; before the answer come lines {"id", "part"}

@@ -9,7 +9,7 @@ import ast
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmops import code
@@ -71,7 +71,9 @@ def read(flow: Flow) -> Signature:
     hinted = _hints(flow)
     inputs = {name: _value(said["inputs"].get(name), hinted.get(name)) for name in flow.inputs}
     inputs = {
-        name: Value(**{**vars(value), "required": flow.inputs[name]})
+        name: replace(
+            value, required=flow.inputs[name], default=flow.defaults.get(name, value.default)
+        )
         for name, value in inputs.items()
     }
     outputs = {name: _value(said["outputs"].get(name), None) for name in flow.outputs or ()}
