@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from conftest import HOUSE, ROOT
 from ejection import Flows
+from llmops import ejecting
 from llmops.ejecting.helpers.once import once
 from llmops.errors import UserError
+from llmops.settings import Settings
 
 AOAI = {"name": "aoai", "api_base": "${api_base}", "api_key": "${api_key}"}
 AOAI_LIKE = {"api_base": "${api_base}", "api_key": "${api_key}"}
@@ -296,6 +298,24 @@ def test_variants(choice: str, tmp_path: Path) -> None:
     clean(flows)
 
 
+def test_as_many_tokens_as_another_node_says(tmp_path: Path) -> None:
+    most = "from promptflow.core import tool\n\n\n@tool\ndef most(text):\n    return text or None\n"
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a="${ask.output}"),
+        nodes=[
+            llm("ask", "ask.jinja2", text="${inputs.text}", max_tokens="${most.output}"),
+            python("most", "most.py", text="${inputs.text}"),
+        ],
+    )
+    files |= {"ask.jinja2": "user:\n{{text}}\n", "most.py": most}
+    rows = [{"text": "5"}, {"text": "inf"}, {"text": ""}]
+    flows = Flows(tmp_path, files, rows, connections=[AOAI])
+    flows.eject()
+    flows.equal()
+    clean(flows)
+
+
 def test_variants_of_a_node_with_a_long_name(tmp_path: Path) -> None:
     name = "what_the_handbook_of_the_house_says_about_it"
     first = prompt(name, "a.jinja2", text="${inputs.text}")
@@ -344,7 +364,7 @@ def test_an_aggregation(tmp_path: Path) -> None:
     long = {"activate": {"when": "${grade.output.score}", "is": 3}}
     files = dag(
         inputs={"text": {"type": "string"}},
-        outputs=refers(score="${grade.output.score}"),
+        outputs=refers(score="${grade.output.score}", count="${summary.output}"),
         nodes=[
             python("grade", "grade.py", text="${inputs.text}"),
             python("again", "grade.py", text="${inputs.text}") | long,
@@ -442,6 +462,83 @@ def test_kinds_of_code(tmp_path: Path) -> None:
     clean(flows)
 
 
+ODD = """
+import os
+from enum import Enum
+from typing import Any, Optional, Union
+
+import promptflow.core
+from promptflow.core import ToolProvider
+
+SEP = "-"
+
+
+class Mode(Enum):
+    FAST = "1"
+
+
+class Base:
+    pass
+
+
+class Odd(ToolProvider, Base):
+    @promptflow.core.tool
+    def odd(
+        self,
+        text: str,
+        mode: Mode,
+        maybe: Optional[Mode] = None,
+        one: str | None = None,
+        two: Union[str, None] = None,
+        three=SEP,
+        four: str = os.environ.get("NO_SUCH_VARIABLE", "4"),
+        five: Mode = Mode.FAST,
+        **more: Any,
+    ):
+        def pieces():
+            yield from [mode, maybe, one, two, three, four, five]
+
+        return [repr(piece) for piece in pieces()] + sorted(more.items())
+"""
+
+
+def test_parameters_of_functions(tmp_path: Path) -> None:
+    literals = {"mode": "1", "maybe": "1", "one": "2", "two": "3", "three": "4", "class": "5"}
+    odd = python("odd", "odd.py", text="${echo.output}", four="${some.output}", **literals)
+    odd["inputs"]["five"] = "${some.output}"
+    some = python("some", "echo.py", text="${inputs.text}")
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a="${odd.output}"),
+        nodes=[
+            odd,
+            python("echo", "echo.py", text="${inputs.text}"),
+            {**some, "activate": {"when": "${inputs.text}", "is": "some"}},
+        ],
+    )
+    echo = "from promptflow.core import tool\n\n\n@tool\ndef echo(text):\n    return text\n"
+    rows = [{"text": "some"}, {"text": "none"}]
+    flows = Flows(tmp_path, files | {"odd.py": ODD, "echo.py": echo}, rows)
+    flows.eject()
+    flows.equal()
+    assert "class Odd(Base):" in flows.written("odd.py")
+    assert not (tmp_path / "flows" / "flow_python" / "to_fill.py").exists()
+
+
+def test_objects_that_are_texts_too(tmp_path: Path) -> None:
+    show = "from promptflow.core import tool\n\n\n@tool\ndef show(what):\n    return repr(what)\n"
+    files = dag(
+        inputs={"what": {"type": "object"}},
+        outputs=refers(a="${show.output}"),
+        nodes=[python("show", "show.py", what="${inputs.what}")],
+    )
+    rows = [{"what": "Paris"}, {"what": "42"}, {"what": {"a": 1}}]
+    flows = Flows(tmp_path, files | {"show.py": show}, rows)
+    assert "what = json_or_text(what)" in flows.eject()
+    flows.equal()
+    clean(flows)
+
+
 LOOK = """
 from promptflow.core import tool
 from promptflow.contracts.multimedia import Image
@@ -534,6 +631,22 @@ def test_connections_in_code(tmp_path: Path) -> None:
     text = flows.eject()
     flows.equal()
     assert 'os.environ.setdefault("SOME_SETTING", "on")' in text
+    clean(flows)
+
+
+def test_variables_are_set_before_the_code_is_imported(tmp_path: Path) -> None:
+    code = "import os\nfrom promptflow.core import tool\n\nMODE = os.environ['MODE_OF_IT']\n\n\n"
+    code += "@tool\ndef mode(text):\n    return MODE + os.environ['WHERE_IT_IS']\n"
+    files = dag(
+        inputs={"text": {"type": "string"}},
+        outputs=refers(a="${mode.output}"),
+        nodes=[python("mode", "mode.py", text="${inputs.text}")],
+        environment_variables={"MODE_OF_IT": "fast", "WHERE_IT_IS": "${aoai.api_base}"},
+    )
+    flows = Flows(tmp_path, files | {"mode.py": code}, [{"text": "x"}], connections=[AOAI])
+    text = flows.eject()
+    assert 'os.environ.setdefault("WHERE_IT_IS", os.environ["AOAI_API_BASE"])' in text
+    flows.equal()
     clean(flows)
 
 
@@ -760,11 +873,47 @@ user:
 def test_a_prompty(tmp_path: Path) -> None:
     rows = [{"question": "Why?"}, {"question": "Who?", "tone": "short"}]
     flows = Flows(tmp_path, {"short.prompty": PROMPTY}, rows, connections=[AOAI])
-    from llmops import ejecting
-    from llmops.settings import Settings
-
     ejecting.run(Settings(flow="flows/flow"), tmp_path)
     (tmp_path / "flows" / "short_python").rename(tmp_path / "flows" / "flow_python")
+    flows.equal()
+    clean(flows)
+
+
+NAMES = """---
+model:
+  api: chat
+  configuration: {type: azure_openai, connection: aoai, azure_deployment: small}
+  parameters: {temperature: 0.5}
+  response: all
+inputs:
+  class: {type: string}
+  messages: {type: string, default: none}
+  score: {type: number, default: 1}
+  words: {type: list, default: [a]}
+  picture: {type: image, default: none}
+---
+system:
+{{ class }} {{ messages }} {{ score }}
+user:
+{% for word in words %}{{ word }};{% endfor %}
+![image]({{picture}})
+Look.
+"""
+
+
+def test_names_types_and_images_of_a_prompty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"class": "x", "score": 2, "words": '["b"]'},
+        {"class": "y", "messages": "m", "picture": f"data:image/png;base64: {PIXEL}"},
+    ]
+    given = {name: f"${{data.{name}}}" for name in ("class", "messages", "score", "words")}
+    mappings = {**given, "picture": "${data.picture}"}
+    flows = Flows(tmp_path, {"x.prompty": NAMES}, rows, connections=[AOAI], mappings=mappings)
+    ejecting.run(Settings(flow="flows/flow"), tmp_path)
+    assert "The input 'class' cannot be the name of a parameter" in capsys.readouterr().out
+    (tmp_path / "flows" / "x_python").rename(tmp_path / "flows" / "flow_python")
     flows.equal()
     clean(flows)
 
@@ -803,6 +952,57 @@ def test_a_flex_flow(tmp_path: Path) -> None:
     clean(flows)
 
 
+PIECES_OF_A_CLASS = """
+import os
+
+from .words import SEP
+
+MODE = os.environ["MODE_OF_IT"]
+
+
+class Speaker:
+    def __init__(self, tone: str = "kind"):
+        self.tone = tone
+
+    async def __call__(self, question: str, sep: str = SEP, end: str = MODE.upper()):
+        for word in [self.tone, *question.split(), end]:
+            yield word + sep
+
+
+async def speak(question: str):
+    return question + MODE
+"""
+
+
+@pytest.mark.parametrize("name", ["Speaker", "speak"])
+def test_a_flex_flow_in_a_package(name: str, tmp_path: Path) -> None:
+    document = {
+        "entry": f"package.speaking:{name}",
+        "environment_variables": {"MODE_OF_IT": "fast"},
+        **({"init": {"tone": {"type": "string", "default": "dry"}}} if name == "Speaker" else {}),
+    }
+    files = {"flow.flex.yaml": json.dumps(document), "package/speaking.py": PIECES_OF_A_CLASS}
+    files |= {"package/__init__.py": "", "package/words.py": "SEP = '|'\n"}
+    flows = Flows(tmp_path, files, [{"question": "a b"}])
+    flows.eject()
+    flows.equal()
+    clean(flows)
+
+
+def test_a_prompty_of_the_completion_api_in_code(tmp_path: Path) -> None:
+    code = "from pathlib import Path\n\nfrom promptflow.core import Prompty\n\n\n"
+    code += "def go(question: str):\n"
+    code += "    return Prompty.load(Path(__file__).with_name('x.prompty'))(question=question)\n"
+    text = PROMPTY.replace("api: chat", "api: completion")
+    files = {"flow.flex.yaml": '{"entry": "flow:go"}', "flow.py": code, "x.prompty": text}
+    flows = Flows(tmp_path, files, [{"question": "Why?"}], connections=[AOAI])
+    flows.eject()
+    # The flow's own function stays the entry, under the name that the test looks for.
+    written = tmp_path / "flows" / "flow_python" / "flow.py"
+    written.write_text(written.read_text().replace("def go", "def run"))
+    flows.equal()
+
+
 # ---- The command
 
 
@@ -818,9 +1018,6 @@ def small(tmp_path: Path) -> Flows:
 
 
 def test_a_plan_writes_nothing(small: Flows, capsys: pytest.CaptureFixture[str]) -> None:
-    from llmops import ejecting
-    from llmops.settings import Settings
-
     ejecting.run(Settings(flow="flows/flow", plan=True), small.root)
     told = capsys.readouterr().out
     assert "new  flows/flow_python/flow.py" in told

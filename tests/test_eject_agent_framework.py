@@ -22,12 +22,16 @@ from test_eject import test_a_deployment_of_one_model as test_a_deployment_of_on
 from test_eject import test_a_model_over_all_rows as test_a_model_over_all_rows
 from test_eject import test_a_node_that_joins_two_branches as test_a_node_that_joins_two_branches
 from test_eject import test_an_aggregation as test_an_aggregation
+from test_eject import (
+    test_as_many_tokens_as_another_node_says as test_as_many_tokens_as_another_node_says,
+)
 from test_eject import test_connections_in_code as test_connections_in_code
 from test_eject import test_guarded_nodes as test_guarded_nodes
 from test_eject import test_images as test_images
 from test_eject import test_kinds_of_code as test_kinds_of_code
 from test_eject import test_names_of_inputs_and_nodes as test_names_of_inputs_and_nodes
 from test_eject import test_parameters as test_parameters
+from test_eject import test_parameters_of_functions as test_parameters_of_functions
 from test_eject import test_prompts_of_prompts_and_roles as test_prompts_of_prompts_and_roles
 from test_eject import test_variants as test_variants
 from test_eject import (

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from llmops import code
+from llmops.ejecting import graph
 from llmops.ejecting.beside import Ejected, helper_files, to_fill
 from llmops.ejecting.expressions import literal
 from llmops.ejecting.names import plain, prefix
-from llmops.ejecting.sources import UNKNOWN, Converted
+from llmops.ejecting.python import exceptions, imports
+from llmops.ejecting.sources import UNKNOWN, Converted, kind, parameters
 from llmops.ejecting.writer import Module, Source, convert, renamed_helpers
 from llmops.errors import UserError
+from llmops.flows import Flow
 
 _ENVIRONMENT = re.compile(r"\$\{env:(\w+)\}")
 _CONFIGURATIONS = ("AzureOpenAIModelConfiguration", "OpenAIModelConfiguration")
@@ -34,12 +39,17 @@ def write(source: Source) -> Ejected:
     }
     entry = _flow(module, source)
     made: dict[str, str] = {}
+    environment = graph.environment(source.flow.definition)
     if module.parts:
         # The flow's own code may have a flow.py.
         name = "program.py" if "flow.py" in places else "flow.py"
-        imports = ["from __future__ import annotations", "", *sorted(module.imports), ""]
-        head = [f'"""The flow {source.flow.folder.name}: its class, called for each row."""', ""]
-        made[name] = "\n".join([*head, *imports, *(f"{part}\n\n" for part in module.parts)])
+        head = [
+            *exceptions(module.parts),
+            f'"""The flow {source.flow.folder.name}: what is called for each row."""',
+            "",
+        ]
+        parts = [f"{part}\n\n" for part in module.parts]
+        made[name] = "\n".join([*head, *imports(module.imports, environment), *parts])
         entry = "" if name == "flow.py" else f"/{name}:run"
     helpers = {h for c in converted.values() for h in c.helpers} | module.helpers
     made |= helper_files(helpers - {UNKNOWN}, renamed)
@@ -58,46 +68,71 @@ def _left(converted: Iterable[tuple[str, Converted]]) -> Iterable[str]:
 
 
 def _flow(module: Module, source: Source) -> str:
-    """Write `run` of a class; of a function nothing, and where it is as experiment.yaml says it."""
+    """Write `run`; of a function nothing where it is called as experiment.yaml says it."""
     place, _, name = source.flow.entry.partition(":")
     path = code.module_file(source.flow.folder, place)
     tree = code.parse(path)
     node = code.top_level(tree).get(name) if tree else None
-    if not hasattr(node, "bases"):
-        return f"/{path.relative_to(source.flow.folder).as_posix()}:{name}"
-    call = code.called(tree, name) if tree else None
-    if call is None:
-        raise UserError(f"{path}: the class {name} has no __call__.")
-    start = code.method(node, "__init__")  # type: ignore[arg-type]
+    if tree and isinstance(node, ast.ClassDef):
+        module.use("from typing import Any")
+        module.use(f"from {place} import {name}")
+        _object(module, source.flow, node)
+        _call(module, tree, node, path)
+        return ""
+    # A package is imported from the flow's folder, and what is set is set before.
+    if "." in place or graph.environment(source.flow.definition):
+        module.use(f"from {place} import {name} as run")
+        module.add('__all__ = ["run"]')
+        return ""
+    return f"/{path.relative_to(source.flow.folder).as_posix()}:{name}"
+
+
+def _object(module: Module, flow: Flow, node: ast.ClassDef) -> None:
+    start = code.method(node, "__init__")
     hints = code.parameters(start) if start else {}
     given = [
         f"{k}={_made(module, v, hints[k].hint if k in hints else '')}"
-        for k, v in source.flow.init.items()
+        for k, v in (_defaults(flow) | flow.init).items()
     ]
-    taken = list(code.parameters(call).values())
-    module.use("from typing import Any")
-    module.use(f"from {place} import {name}")
     module.add(
         f"@{module.helper('once', 'once')}",
-        f"def program() -> {name}:",
+        f"def program() -> {node.name}:",
         '    """The flow\'s own object, made once."""',
-        f"    return {name}({', '.join(given)})",
+        f"    return {node.name}({', '.join(given)})",
     )
-    asynchronous = "async " if type(call).__name__ == "AsyncFunctionDef" else ""
+
+
+def _call(module: Module, tree: ast.Module, node: ast.ClassDef, path: Path) -> None:
+    call = code.called(tree, node.name)
+    if call is None:
+        raise UserError(f"{path}: the class {node.name} has no __call__.")
+    every = parameters(tree, call).values()
+    # A default that has to be computed stays the class's own.
+    taken = [p for p in every if not isinstance(p.default, ast.expr)]
+    others = len(taken) < len(every)
     signature = [_parameter(p) for p in sorted(taken, key=lambda p: not p.required)]
-    passed = ", ".join(f"{p.name}={p.name}" for p in taken)
+    passed = [*(f"{p.name}={p.name}" for p in taken), *(["**others"] if others else [])]
+    # What gives pieces is not awaited.
+    awaited = kind(call) == "async"
     module.add(
-        f"{asynchronous}def run({', '.join(signature)}) -> Any:",
+        f"{'async ' if awaited else ''}def run("
+        f"{', '.join([*signature, *(['**others: Any'] if others else [])])}) -> Any:",
         '    """One row."""',
-        f"    return {'await ' if asynchronous else ''}program()({passed})",
+        f"    return {'await ' if awaited else ''}program()({', '.join(passed)})",
     )
-    if code.method(node, "__aggregate__"):  # type: ignore[arg-type]
+    if code.method(node, "__aggregate__"):
         module.add(
             "def aggregate(rows: list[dict[str, Any]]) -> dict[str, Any]:",
             '    """The metrics of all rows."""',
             "    return program().__aggregate__(rows)",
         )
-    return ""
+
+
+def _defaults(flow: Flow) -> dict[str, Any]:
+    """The arguments of the class that the flow's file has a default for."""
+    given = flow.definition.get("init") or {}
+    blocks = {k: b for k, b in given.items() if isinstance(b, Mapping)}
+    return {k: b["default"] for k, b in blocks.items() if "default" in b}
 
 
 def _parameter(parameter: code.Parameter) -> str:

@@ -5,6 +5,7 @@ Nothing here knows what is written of it: `python` and `agent_framework` write o
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -173,10 +174,16 @@ def read(flow: Flow, connections: Mapping[str, str]) -> Graph:
         {name: output(_block(b).get("reference")) for name, b in _outputs(document)},
         tuple(next(iter(guarded[name].values())) for name in order),
         {name: found for name, found in guarded.items() if len(found) > 1},
-        {k: str(v) for k, v in (document.get("environment_variables") or {}).items()},
+        environment(document),
         str(document.get("message_format") or ""),
         tuple(_odd_inputs(flow)),
     )
+
+
+def environment(document: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that a flow sets, as texts."""
+    given = document.get("environment_variables") or {}
+    return {k: json.dumps(v) if isinstance(v, dict | list) else str(v) for k, v in given.items()}
 
 
 def without_needless(graph: Graph, true_or_false: Collection[Reference]) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -137,8 +136,8 @@ def local(name: str) -> str:
 
 
 def argument(name: str, text: str) -> str:
-    """A value of a prompt by its name, which may be a word of Python's."""
-    return f"**{{{name!r}: {text}}}" if keyword.iskeyword(name) else f"{plain(name)}={text}"
+    """An argument by its name, which may be none in Python: a word of its own, or `my-name`."""
+    return f"{name}={text}" if plain(name) == name else f"**{{{name!r}: {text}}}"
 
 
 @dataclass(frozen=True)
@@ -269,14 +268,18 @@ class _Asking:
             if name in self.table:
                 yield f"{name}={self._setting(name)}"
             elif isinstance(value, Reference):
-                yield f"{name}={self._given_parameter(name)}"
+                yield f"{name}={self._given_parameter(name, value)}"
             else:
                 yield f"{name}={literal(_number(value))}"
 
-    def _given_parameter(self, name: str) -> str:
+    def _given_parameter(self, name: str, value: Reference) -> str:
         """A parameter that another node or the row gives."""
-        if name in requests.IF_ANY:
+        unlimited = name == "max_tokens" and kind_of(self.writer, value) != "int"
+        if unlimited or name in requests.IF_ANY:
             self.writer.module.use("from openai import NOT_GIVEN")
+        if unlimited and self.request.call != "completions":
+            return f'NOT_GIVEN if {name} in (None, "inf") else int({name})'
+        if name in requests.IF_ANY:
             return f"{name} or NOT_GIVEN"
         convert = "int" if name in ("max_tokens", "n") else ""
         return f"{convert}({name})" if convert else name

@@ -38,12 +38,12 @@ OWN = {
         "show",
     ),
     *("joined", "answer", "settings", "variant", "connections", "Any", "AzureOpenAI", "OpenAI"),
-    *("NOT_GIVEN", "DefaultAzureCredential", "get_bearer_token_provider"),
+    *("NOT_GIVEN", "DefaultAzureCredential", "get_bearer_token_provider", "json_or_text"),
 }
 """What flow.py may use itself."""
 WITHIN_RUN = {
     *("render", "quote", "plain", "load", "load_image", "dump", "dump_as_url", "asdict", "joined"),
-    *("json", "asyncio", "isinstance", "str", "int", "float", "bool", "list"),
+    *("json", "json_or_text", "asyncio", "isinstance", "str", "int", "float", "bool", "list"),
 }
 """What `run` may use itself, so that no parameter of it can have the name."""
 MODULES = {"flow", "openai", "jinja2", "aggregate_rows"}

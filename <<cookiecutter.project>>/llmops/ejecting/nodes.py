@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Mapping
 
 from llmops import code
@@ -92,8 +94,18 @@ def arguments(
             else _literal(writer, node, value, parameter, tool)
         )
         making = name in tool.making and name not in tool.parameters
-        given[making].append(f"{name}={text}")
+        given[making].append(_if_worked(value, node, parameter, see) or llm.argument(name, text))
     return given
+
+
+def _if_worked(value: Value, node: Node, parameter: Parameter | None, see: Expressions) -> str:
+    """The argument of a node that may be left out, for a parameter with a computed default."""
+    guard = see.guard(value) if isinstance(value, Reference) else None
+    if parameter is None or not isinstance(value, Reference) or guard is None:
+        return ""
+    if not isinstance(parameter.default, ast.expr) or implies(node.guard, guard):
+        return ""
+    return f"**({{{parameter.name!r}: {see.plain(value)}}} if {see.condition(guard)} else {{}})"
 
 
 def _reference(
@@ -102,7 +114,12 @@ def _reference(
     """Another's output; of a node that was left out the parameter's default, if it is not null."""
     text, guard = llm.passed(writer, value, node, see), see.guard(value)
     default = parameter.default if parameter and not parameter.required else None
-    if guard is None or default is None or implies(node.guard, guard):
+    if (
+        guard is None
+        or default is None
+        or isinstance(default, ast.expr)
+        or implies(node.guard, guard)
+    ):
         return text
     return f"({see.plain(value)} if {see.condition(guard)} else {literal(default)})"
 
@@ -119,9 +136,6 @@ def _literal(
         named = writer.source.types.get(value) or hint.rpartition(".")[2]
         kind = named if named in CONNECTIONS else "CustomConnection"
         return f'{helper("connections", kind)}.from_environment("{prefix(value)}")'
-    if hint in tool.enums:
-        writer.module.use(f"from {module} import {hint}")
-        return f"{hint}({literal(value)})"
     if hint.rpartition(".")[2] in ("Image", "PFImage"):
         return f"{helper('images', 'load_image')}({literal(value)})"
     if "AssistantDefinition" in hint:
@@ -139,10 +153,21 @@ def _type(parameter: Parameter | None, tool: Tool) -> str:
     """prompt flow's name of the type that a parameter's literal is read as."""
     if parameter is None:
         return ""
-    if not tool.untyped and parameter.hint:
-        return code.type_of_hint(parameter.hint) or "object"
-    default = type(parameter.default).__name__ if parameter.default is not None else ""
-    return code.TYPES.get(default, "object") if not tool.untyped else "object"
+    if not parameter.hint:
+        return _TYPES.get(type(parameter.default).__name__, "object")
+    if tool.untyped:
+        return "object"
+    hint = _OPTIONAL.sub(r"\2", parameter.hint.replace("typing.", ""))
+    if hint in tool.enums:
+        return "string"
+    return _TYPES.get(hint.rpartition(".")[2], "object")
+
+
+_TYPES = {name: code.TYPES[name] for name in ("str", "int", "float", "bool", "list")}
+# These it does not read at all.
+_TYPES |= dict.fromkeys(("Secret", "FilePath", "PromptTemplate"), "")
+_OPTIONAL = re.compile(r"(Optional\[|Union\[(?:None, )?)([\w.]+)(?:, None)?\]")
+"""`Optional[str]` is a text to prompt flow; `str | None`, `Union[str, int]` may be any JSON."""
 
 
 # ---- What is left

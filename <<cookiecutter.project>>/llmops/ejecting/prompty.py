@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmops.ejecting import clients
 from llmops.ejecting.beside import Ejected, helper_files
 from llmops.ejecting.expressions import literal
-from llmops.ejecting.llm import TYPES
+from llmops.ejecting.llm import TYPES, argument
 from llmops.ejecting.names import plain, prefix
-from llmops.ejecting.values import coerced
-from llmops.ejecting.writer import Module, Source
+from llmops.ejecting.python import exceptions, imports
+from llmops.ejecting.values import TEXT_OR_JSON, coerced, conversion
+from llmops.ejecting.writer import Module, Source, among_others
 from llmops.errors import UserError
 from llmops.files import read_text
 from llmops.flows import front_matter, referred
 
 _BODY = re.compile(r"\s*-{3,}[ \t]*\n.*?^-{3,}[ \t]*\n(.*)", re.DOTALL | re.MULTILINE)
+_IMAGE = re.compile(r"!\[\s*image\s*\]\(\{\{(\s*[^\s{}]+\s*)\}\}\)")
+_NAMED = re.compile(r"data:image/.*;(path|base64|url):")
+_WITHIN = {"messages", "render", "show", "load_text", "json_or_text", "json", "os"}
+_WITHIN |= {"isinstance", "str", "int", "float", "bool", "list"}
+"""What `run` may use itself, so that no parameter of it can have the name."""
 _ENVIRONMENT = re.compile(r"\$\{env:(\w+)\}")
 _KINDS = {"str": "string", "integer": "int", "number": "double", "float": "double"}
 _KINDS |= {"boolean": "bool", "array": "list", "dict": "object"}
@@ -33,16 +40,18 @@ def write(source: Source) -> Ejected:
     path, module = source.flow.path, Module()
     text = read_text(path)
     document, body = front_matter(text), _BODY.match(text)
-    prompt = f"{Path(source.flow.file).stem}.jinja2"
     model = _settings(document.get("model"), path)
-    _run(module, document, model, prompt, _client(module, source, model))
+    document = {**document, "file": f"{path.stem}.jinja2"}
+    _run(module, source.rows, document, model, _client(module, source, model))
     head = [
         f'"""The prompt {document.get("name") or path.stem}: one row in, the answer out."""',
         "",
     ]
-    imports = ["from __future__ import annotations", "", *sorted(module.imports), ""]
-    made = "\n".join([*head, *imports, *(f"{part}\n\n" for part in module.parts)])
-    files = {"flow.py": made, prompt: body[1] if body else "", **helper_files(module.helpers, {})}
+    head = [*exceptions(module.parts), *head, *imports(module.imports, {})]
+    made = "\n".join([*head, *(f"{part}\n\n" for part in module.parts)])
+    # An image is shown on a line of its own.
+    shown = _IMAGE.sub(r"\n{{\1}}\n", body[1] if body else "")
+    files = {"flow.py": made, f"{path.stem}.jinja2": shown, **helper_files(module.helpers, {})}
     return Ejected(files, frozenset(files), notes=tuple(module.notes))
 
 
@@ -102,23 +111,32 @@ def _value(given: Mapping[str, Any], key: str, usual: str, default: Any = ...) -
 
 
 def _run(
-    module: Module, document: Mapping[str, Any], model: Mapping[str, Any], prompt: str, client: str
+    module: Module,
+    rows: Sequence[Mapping[str, Any]],
+    document: Mapping[str, Any],
+    model: Mapping[str, Any],
+    client: str,
 ) -> None:
-    inputs = _inputs(document)
+    inputs = _inputs(document, client)
     parameters = {k: v for k, v in model["parameters"].items() if k != "stream"}
     if "tools" in parameters:
         parameters.setdefault("tool_choice", "auto")
-    given = ", ".join([repr(prompt), *(f"{plain(name)}={plain(name)}" for name in inputs)])
+    first = [line for i in inputs for line in _prepare(module, i, rows)]
+    given = ", ".join([repr(document["file"]), *(argument(i.name, i.variable) for i in inputs)])
     completion = model.get("api") == "completion"
-    made = module.helper("chat", "render" if completion else "messages")
-    first = f"{'prompt' if completion else 'messages'}={made}({given})"
-    arguments = [f"model={_model(module, model)}", first]
+    made = f"{module.helper('chat', 'render' if completion else 'messages')}({given})"
+    if images := [i.variable for i in inputs if _is_image(i, rows)]:
+        made = f"{module.helper('images', 'show')}({made}, {', '.join(images)})"
+    arguments = [f"model={_model(module, model)}"]
+    arguments += [f"{'prompt' if completion else 'messages'}={made}"]
     arguments += [f"{name}={literal(value)}" for name, value in parameters.items()]
     call = "completions" if completion else "chat.completions"
+    _notes(module, inputs)
     module.use("from typing import Any")
     module.add(
         f"def run({', '.join(_signature(inputs))}) -> Any:",
         '    """One row."""',
+        *(f"    {line}" for line in first),
         f"    answer = {client}.{call}.create({', '.join(arguments)})",
         *(f"    {line}" for line in _answer(module, document, model, completion)),
     )
@@ -135,25 +153,87 @@ def _model(module: Module, model: Mapping[str, Any]) -> str:
     return name
 
 
-def _inputs(document: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+@dataclass(frozen=True)
+class _Input:
+    """An input: prompt flow's name of its type, and its default where it is not `required`.
+
+    `variable` is what `run` calls it; one that is no parameter comes among the others.
+    """
+
+    name: str
+    type: str
+    required: bool
+    default: Any
+    variable: str
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether `run` has a parameter of that name."""
+        return self.variable == self.name
+
+
+def _inputs(document: Mapping[str, Any], client: str) -> list[_Input]:
     """The inputs with their types and defaults; what is no block is the default itself."""
     given = document.get("inputs") or {}
     if not given and isinstance(document.get("sample"), Mapping):
-        return {name: {} for name in document["sample"]}
-    return {k: v if isinstance(v, Mapping) else {"default": v} for k, v in given.items()}
+        given = {name: {} for name in document["sample"]}
+    blocks = {k: v if isinstance(v, Mapping) else {"default": v} for k, v in given.items()}
+    return [_input(name, block, client) for name, block in blocks.items()]
 
 
-def _signature(inputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    required, others = [], []
-    for name, block in inputs.items():
-        word = str(block.get("type") or "")
-        kind = _KINDS.get(word, word)
-        hint = TYPES.get(kind, "Any")
-        if "default" in block:
-            others.append(f"{plain(name)}: {hint} = {literal(coerced(block['default'], kind))}")
-        else:
-            required.append(f"{plain(name)}: {hint}")
-    return [*required, *others]
+def _input(name: str, block: Mapping[str, Any], client: str) -> _Input:
+    word = str(block.get("type") or "")
+    kind = _KINDS.get(word, word)
+    variable = f"{name}_" if name in {*_WITHIN, client.removesuffix("()")} else plain(name)
+    default = coerced(block.get("default"), kind) if "default" in block else None
+    return _Input(name, kind, "default" not in block, default, variable)
+
+
+def _signature(inputs: Sequence[_Input]) -> list[str]:
+    taken = sorted((i for i in inputs if i.is_parameter), key=lambda i: not i.required)
+    others = ["**others: Any"] if len(taken) < len(inputs) else []
+    return [*map(_parameter, taken), *others]
+
+
+def _parameter(given: _Input) -> str:
+    hint = TYPES.get(given.type, "Any")
+    if given.required:
+        return f"{given.name}: {hint}"
+    if isinstance(given.default, list | dict):
+        return f"{given.name}: {hint}{'' if hint == 'Any' else ' | None'} = None"
+    return f"{given.name}: {hint} = {literal(given.default)}"
+
+
+def _prepare(module: Module, given: _Input, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The lines that make an input what the prompt takes."""
+    name, variable = given.name, given.variable
+    if not given.is_parameter:
+        usual = f".get({name!r}, {literal(given.default)})"
+        yield f"{variable} = others{f'[{name!r}]' if given.required else usual}"
+    elif isinstance(given.default, list | dict):
+        yield f"if {variable} is None:"
+        yield f"    {variable} = {literal(given.default)}"
+    known = [row[name] for row in rows if name in row]
+    if change := conversion(variable, given.type, known):
+        if "json." in change:
+            module.use("import json")
+        if change == TEXT_OR_JSON.format(variable):
+            module.helper("values", "json_or_text")
+        yield f"{variable} = {change}"
+    if _is_image(given, rows):
+        yield f"{variable} = {module.helper('images', 'load_text')}({variable})"
+
+
+def _is_image(given: _Input, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an input names images, as `data:image/png;path: cat.png` does."""
+    known = [given.default, *(row.get(given.name) for row in rows)]
+    return given.type == "image" or any(_NAMED.match(v) for v in known if isinstance(v, str))
+
+
+def _notes(module: Module, inputs: Sequence[_Input]) -> None:
+    for given in inputs:
+        if not given.is_parameter:
+            module.notes.append(among_others(given.name))
 
 
 def _answer(
@@ -161,15 +241,15 @@ def _answer(
 ) -> list[str]:
     """The lines that make the outputs of the model's answer."""
     if model.get("response") == "all":
-        return ["return answer"]
+        return ['return {"output": answer}']
     if completion:
         return ["return answer.choices[0].text"]
     wanted = model["parameters"].get("response_format")
     if isinstance(wanted, Mapping) and wanted.get("type") == "json_object":
         module.use("import json")
         outputs = ", ".join(f"{name!r}: found[{name!r}]" for name in document.get("outputs") or {})
-        found = "found = json.loads(answer.choices[0].message.content)"
-        return [found, f"return {{{outputs}}}"] if outputs else [found, "return found"]
+        found = "json.loads(answer.choices[0].message.content)"
+        return [f"found = {found}", f"return {{{outputs}}}"] if outputs else [f"return {found}"]
     if "tools" in model["parameters"] or "functions" in model["parameters"]:
         return [
             'if answer.choices[0].finish_reason in ("tool_calls", "function_calls"):',

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from llmops.ejecting import graph as graphs
@@ -12,9 +13,11 @@ from llmops.ejecting.beside import Ejected, beside
 from llmops.ejecting.expressions import Columns, Expressions, literal
 from llmops.ejecting.graph import Guard, Input, Node, Reference
 from llmops.ejecting.llm import TYPES
-from llmops.ejecting.names import no_parameter
-from llmops.ejecting.values import coerced, conversion
+from llmops.ejecting.names import no_parameter, prefix
+from llmops.ejecting.values import TEXT_OR_JSON, coerced, conversion
 from llmops.ejecting.writer import Source, Writer, begin
+
+_PROPERTY = re.compile(r"\$\{([\w-]+)\.([\w-]+)\}")
 
 
 def write(source: Source) -> Ejected:
@@ -49,18 +52,28 @@ def text(writer: Writer) -> str:
     """The module's text, before it is formatted."""
     module, graph = writer.module, writer.graph
     head = [f'"""The flow {graph.name}: one row in, its outputs out."""', ""]
-    sets = [f"os.environ.setdefault({k!r}, {v!r})" for k, v in graph.environment.items()]
-    if sets:
-        module.use("import os")
-    imports = ["from __future__ import annotations", "", *sorted(module.imports), ""]
-    return "\n".join(
-        [*_exceptions(writer), *head, *imports, *sets, "", *(f"{p}\n\n" for p in module.parts)]
-    )
+    first = imports(module.imports, graph.environment)
+    parts = [f"{part}\n\n" for part in module.parts]
+    return "\n".join([*exceptions(module.parts), *head, *first, "", *parts])
 
 
-def _exceptions(writer: Writer) -> list[str]:
-    """What this repo's rules would have otherwise, and prompt flow's DAG decides."""
-    parts = writer.module.parts
+def imports(lines: Collection[str], environment: Mapping[str, str]) -> list[str]:
+    """The imports of a module; before them what may be read while they are made."""
+    first = ["from __future__ import annotations", ""]
+    sets = [f"os.environ.setdefault({k!r}, {_variable(v)})" for k, v in environment.items()]
+    if not sets:
+        return [*first, *sorted(lines), ""]
+    return [*first, "import os", "", *sets, "", *sorted({*lines} - {"import os"}), ""]
+
+
+def _variable(given: str) -> str:
+    """What a variable is set to: a text, or what belongs to a connection."""
+    found = _PROPERTY.fullmatch(given)
+    return f'os.environ["{prefix(found[1])}_{found[2].upper()}"]' if found else literal(given)
+
+
+def exceptions(parts: list[str]) -> list[str]:
+    """What this repo's rules would have otherwise, and prompt flow's file decides."""
     tree = [node for part in parts for node in ast.walk(ast.parse(part))]
     given = {node.arg for node in tree if isinstance(node, ast.arg)}
     stored = {n.id for n in tree if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -120,7 +133,11 @@ def _table(writer: Writer, node: Node, calls: dict[str, str]) -> str:
     every = dict.fromkeys(k for keywords in given.values() for k in keywords)
     texts = {k: {ast.unparse(g[k]) if k in g else "" for g in given.values()} for k in every}
     own = [k for k, found in texts.items() if len(found) > 1]
-    if first.args or any(k in g and not _is_literal(g[k]) for g in given.values() for k in own):
+    if (
+        first.args
+        or None in every
+        or any(k in g and not _is_literal(g[k]) for g in given.values() for k in own)
+    ):
         return ""
     parameter = writer.names.variants[node.name]
     name = f"{parameter.rpartition('.')[2].upper()}S"
@@ -149,8 +166,10 @@ def used(writer: Writer, node: Node) -> bool:
 
 
 def _named(writer: Writer) -> set[tuple[str, str]]:
-    """Kind and name of all that is referred to."""
-    given = [v for v in writer.graph.outputs.values() if isinstance(v, Reference)]
+    """Kind and name of all that is referred to; an output of all rows goes nowhere."""
+    over_rows = {("node", n.name) for n in writer.graph.nodes if n.aggregation}
+    outputs = [v for v in writer.graph.outputs.values() if isinstance(v, Reference)]
+    given = [v for v in outputs if (v.kind, v.name) not in over_rows]
     whens = [r for n in writer.graph.nodes for r in _whens(n.guard)]
     taken = [r for n in writer.graph.every() for r in llm.taken(writer, n)]
     return {(r.kind, r.name) for r in [*given, *whens, *taken]}
@@ -254,8 +273,10 @@ def prepare(writer: Writer, given: Input) -> Iterator[str]:
         yield f"    {name} = {literal(default)}"
     known = [row[given.name] for row in writer.source.rows if given.name in row]
     if change := conversion(name, given.type, known):
-        if "json" in change:
+        if "json." in change:
             writer.module.use("import json")
+        if change == TEXT_OR_JSON.format(name):
+            writer.module.helper("values", "json_or_text")
         yield f"{name} = {change}"
     if given.type == "image":
         yield f"{name} = {writer.module.helper('images', 'load_image')}({name})"

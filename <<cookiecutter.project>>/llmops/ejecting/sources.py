@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from llmops import code
 from llmops.code import Function, Parameter
@@ -153,11 +153,11 @@ def _tool(tree: ast.Module, owner: ast.ClassDef | None, function: Function) -> T
     hint = ast.unparse(function.returns) if function.returns else ""
     return Tool(
         function.name,
-        _kind(function),
-        _parameters(tree, function),
+        kind(function),
+        parameters(tree, function),
         owner.name if owner else "",
-        _parameters(tree, start) if start else {},
-        any(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in tree.body),
+        parameters(tree, start) if start else {},
+        any(a.name == "annotations" for a in _aliases(tree)),
         next((c.name for c in classes if _has_fields(c) and _makes(function, c.name)), ""),
         hint,
         frozenset(n for n, b in bases.items() if any("Enum" in base for base in b)),
@@ -165,21 +165,35 @@ def _tool(tree: ast.Module, owner: ast.ClassDef | None, function: Function) -> T
     )
 
 
-def _parameters(tree: ast.Module, function: Function) -> dict[str, Parameter]:
-    """A function's parameters; a hint that is a name of the module's own is what it stands for."""
+def parameters(tree: ast.Module, function: Function) -> dict[str, Parameter]:
+    """A function's parameters; a name of the module's own is what it stands for.
+
+    A default that has to be computed is an `ast.expr`.
+    """
     own = {
-        target.id: ast.unparse(node.value)
+        target.id: node.value
         for node in tree.body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    found = code.parameters(function)
-    return {name: replace(p, hint=own.get(p.hint, p.hint)) for name, p in found.items()}
+    given = {arg.arg: default for arg, default in code.arguments(function)}
+    found = {}
+    for name, parameter in code.parameters(function).items():
+        hint = ast.unparse(own[parameter.hint]) if parameter.hint in own else parameter.hint
+        found[name] = replace(parameter, hint=hint, default=_default(given[name], own))
+    return found
 
 
-def _kind(function: Function) -> Kind:
-    pieces = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in ast.walk(function))
+def _default(node: ast.expr | None, own: Mapping[str, ast.expr]) -> Any:
+    node = own.get(node.id, node) if isinstance(node, ast.Name) else node
+    spelled = isinstance(node, ast.Constant) or code.literal(node) is not None
+    return code.literal(node) if spelled else node
+
+
+def kind(function: Function) -> Kind:
+    """Whether a function is awaited, and whether it gives its answer in pieces."""
+    pieces = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in _own(function))
     if isinstance(function, ast.AsyncFunctionDef):
         return "async_generator" if pieces else "async"
     return "generator" if pieces else "plain"
@@ -193,8 +207,16 @@ def _makes(function: Function, name: str) -> bool:
     """Whether a function says or shows that it returns an object of a class."""
     if function.returns is not None and ast.unparse(function.returns).strip("'\"") == name:
         return True
-    returned = (n.value for n in ast.walk(function) if isinstance(n, ast.Return))
+    returned = (n.value for n in _own(function) if isinstance(n, ast.Return))
     return any(isinstance(v, ast.Call) and _last(v.func) == name for v in returned)
+
+
+def _own(node: ast.AST) -> Iterator[ast.AST]:
+    """What stands in a function, without the functions that are defined in it."""
+    for part in ast.iter_child_nodes(node):
+        if not isinstance(part, Function | ast.Lambda | ast.ClassDef):
+            yield part
+            yield from _own(part)
 
 
 def _aliases(tree: ast.Module) -> Iterator[ast.alias]:
@@ -244,9 +266,7 @@ def _plain_import(edits: _Edits, node: ast.Import, tree: ast.Module) -> None:
     lines = [f"import {ast.unparse(alias)}" for alias in node.names if alias not in ours]
     for alias in ours:
         local = alias.asname or alias.name.partition(".")[0]
-        used = {
-            n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and _root(n) == local
-        }
+        used = {text.rpartition(".")[2] for text in _uses(tree, local)}
         if used - GONE:
             edits.unknown[local] = alias.name
             edits.helpers.add(UNKNOWN)
@@ -255,10 +275,11 @@ def _plain_import(edits: _Edits, node: ast.Import, tree: ast.Module) -> None:
     edits.lines[node.lineno, node.end_lineno or node.lineno] = _indented(node, lines)
 
 
-def _root(node: ast.expr) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
+def _uses(tree: ast.Module, local: str) -> set[str]:
+    """What of a module is used: `promptflow.core.tool`, without the parts of such a name."""
+    every = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    own = {text for text in every if text.startswith(f"{local}.")}
+    return {text for text in own if not any(other.startswith(f"{text}.") for other in own)}
 
 
 def _indented(node: ast.stmt, lines: list[str]) -> list[str]:
@@ -276,7 +297,10 @@ def _base(edits: _Edits, node: ast.ClassDef, text: str) -> None:
     """A class of tools stands on nothing then."""
     if any(edits.names.get(_last(base)) == "ToolProvider" for base in node.bases):
         line = text.split("\n")[node.lineno - 1]
-        edits.lines[node.lineno, node.lineno] = [re.sub(r"\(\s*\w*ToolProvider\s*\)", "", line)]
+        others = [b for b in node.bases if edits.names.get(_last(b)) != "ToolProvider"]
+        bases = ", ".join(map(ast.unparse, [*others, *node.keywords]))
+        own = f"class {node.name}({bases})" if bases else f"class {node.name}"
+        edits.lines[node.lineno, node.lineno] = [re.sub(r"class \w+\s*\(.*?\)(?=\s*:)", own, line)]
 
 
 def _call(edits: _Edits, node: ast.Expr) -> None:

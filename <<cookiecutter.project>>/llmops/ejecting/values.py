@@ -22,6 +22,8 @@ _CONVERSIONS = {
     "list": "json.loads({0}) if isinstance({0}, str) else {0}",
     "object": "json.loads({0}) if isinstance({0}, str) else {0}",
 }
+TEXT_OR_JSON = "json_or_text({0})"
+"""Of an object whose values are texts too: the helper that reads those that are JSON."""
 
 
 def coerced(value: Any, type_: str) -> Any:
@@ -44,9 +46,11 @@ def coerced(value: Any, type_: str) -> Any:
 
 def conversion(name: str, type_: str, values: Iterable[Any]) -> str:
     """The expression that makes an input of these values the type's; "" where each is already."""
-    wanted = _PYTHON.get(type_)
+    wanted, values = _PYTHON.get(type_), list(values)
     if wanted is None or all(_fits(value, type_, wanted) for value in values):
         return ""
+    if type_ == "object" and any(coerced(v, type_) is v for v in values if isinstance(v, str)):
+        return TEXT_OR_JSON.format(name)
     return _CONVERSIONS[type_].format(name)
 
 

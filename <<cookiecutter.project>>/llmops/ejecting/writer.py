@@ -159,10 +159,15 @@ def begin(source: Source, graph: Graph) -> Writer:
 
 def _among_others(graph: Graph) -> Iterator[str]:
     for name in (i.name for i in graph.inputs if no_parameter(i.name)):
-        yield (
-            f"The input '{name}' cannot be the name of a parameter: `run` takes it among its "
-            f"`others`. Map it in experiment.yaml: `{name}: ${{data.{name}}}`."
-        )
+        yield among_others(name)
+
+
+def among_others(name: str) -> str:
+    """The sentence about an input whose name no parameter can have."""
+    return (
+        f"The input '{name}' cannot be the name of a parameter: `run` takes it among its "
+        f"`others`. Map it in experiment.yaml: `{name}: ${{data.{name}}}`."
+    )
 
 
 def _true_or_false(graph: Graph, tools: Mapping[str, Tool]) -> set[Reference]:

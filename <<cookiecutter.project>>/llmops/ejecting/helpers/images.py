@@ -10,6 +10,7 @@ from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
 KEY = re.compile(r"data:(image/[^;]+);(path|base64|url)")
+NAMED = re.compile(r"(data:image/[^;]+;(?:path|base64|url)):\s*(.*)", re.DOTALL)
 SHOWN = re.compile(r"!\[\s*image\s*\]\((Image\([0-9a-f]+\))\)")
 MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
@@ -69,6 +70,12 @@ def load(value: Any) -> Any:
 def load_image(value: Any) -> Any:
     """An input of type image: as in `load`, or a path, an address or base64 alone."""
     return _of_text(value) if isinstance(value, str) else load(value)
+
+
+def load_text(value: Any) -> Any:
+    """An input of a prompty: a text `data:image/png;path: cat.png` is the image that it names."""
+    found = NAMED.fullmatch(value) if isinstance(value, str) else None
+    return load({found[1]: found[2]}) if found else value
 
 
 def _of_text(text: str) -> Image:

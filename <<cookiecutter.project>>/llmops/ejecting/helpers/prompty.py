@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 from openai import AsyncAzureOpenAI, AsyncOpenAI, AzureOpenAI, OpenAI
 from ruamel.yaml import YAML
 
-from llmops.ejecting.helpers.chat import text_messages
+from llmops.ejecting.helpers.chat import render_text, text_messages
 from llmops.ejecting.helpers.once import once
 
 API_VERSION = "2024-02-01"
@@ -63,7 +63,14 @@ class Prompty:
     def __call__(self, **inputs: Any) -> Any:
         """The model's answer."""
         client = _client(json.dumps(self._configuration, sort_keys=True))
-        return self._read(client.chat.completions.create(**self._request(inputs)))
+        return self._read(self._asked(client).create(**self._request(inputs)))
+
+    @property
+    def _completes(self) -> bool:
+        return bool(self._settings["model"].get("api") == "completion")
+
+    def _asked(self, client: Any) -> Any:
+        return client.completions if self._completes else client.chat.completions
 
     @property
     def _configuration(self) -> dict[str, Any]:
@@ -78,13 +85,20 @@ class Prompty:
         model = configuration.get("azure_deployment") or configuration.get("model")
         named = str(configuration.get("connection", ""))
         own = os.environ.get(f"{_prefix(named)}_MODEL")
-        messages = text_messages(self._text, **{**defaults, **inputs})
-        sent = {**parameters, "model": own or model, "messages": messages}
+        key: str = "prompt" if self._completes else "messages"
+        fill: Any = render_text if self._completes else text_messages
+        sent = {
+            **parameters,
+            "model": own or model,
+            key: fill(self._text, **{**defaults, **inputs}),
+        }
         return sent | ({"tool_choice": sent.get("tool_choice", "auto")} if "tools" in sent else {})
 
     def _read(self, answer: Any) -> Any:
         if self._settings["model"].get("response") == "all":
             return answer
+        if self._completes:
+            return answer.choices[0].text
         message = answer.choices[0].message
         if answer.choices[0].finish_reason in ("tool_calls", "function_calls"):
             return answer.model_dump()["choices"][0]["message"]
@@ -103,7 +117,7 @@ class AsyncPrompty(Prompty):
         """The model's answer."""
         # An asynchronous client belongs to an event loop: not kept.
         client = _made(self._configuration, asynchronous=True)
-        return self._read(await client.chat.completions.create(**self._request(inputs)))
+        return self._read(await self._asked(client).create(**self._request(inputs)))
 
 
 @once
