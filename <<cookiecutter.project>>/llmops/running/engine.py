@@ -274,6 +274,10 @@ class Worker:
             process.stdin.write(line.encode())
             await process.stdin.drain()
         except ConnectionError as error:
+            # Until it is gone it counts as alive, and row after row would fail here.
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
             raise WorkerDied("the flow's process ended before it took the row") from error
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
