@@ -379,6 +379,31 @@ def test_an_aggregation(tmp_path: Path) -> None:
     clean(flows)
 
 
+WEIGHED = """
+from promptflow.core import log_metric, tool
+
+
+@tool
+def total(sizes: list, weights: list):
+    log_metric("total", sum(s * w for s, w in zip(sizes, weights, strict=True)))
+"""
+SIZED = "from promptflow.core import tool\n\n\n@tool\ndef size(text: str):\n    return len(text)\n"
+
+
+def test_an_aggregation_over_an_input_that_some_rows_leave_out(tmp_path: Path) -> None:
+    total = python("total", "total.py", sizes="${size.output}", weights="${inputs.weight}")
+    files = dag(
+        inputs={"text": {"type": "string"}, "weight": {"type": "double", "default": 2.0}},
+        outputs=refers(size="${size.output}"),
+        nodes=[python("size", "size.py", text="${inputs.text}"), total | {"aggregation": True}],
+    )
+    files |= {"total.py": WEIGHED, "size.py": SIZED}
+    rows = [{"text": "a"}, {"text": "bb", "weight": 3.0}, {"text": "c"}]
+    flows = Flows(tmp_path, files, rows)
+    flows.eject()
+    assert flows.equal().metrics == {"total": 10.0}
+
+
 LATER = """
 import asyncio
 

@@ -149,16 +149,21 @@ class DagRunner(Runner):
         inputs: Columns = {}
         values = [value for node in self._nodes for value in node.inputs.values()]
         used = {value.value for value in values if value.value_type.name == "FLOW_INPUT"}
-        count, first = 0, Row(0, {}, None)
+        count, first, given = 0, Row(0, {}, None), set[str]()
         for count, row in enumerate(rows, start=1):
             first = row if count == 1 else first
             for key, value in row.aggregation.items():
                 nodes.setdefault(key, []).append(value)
-            for key in used & row.inputs.keys():
-                inputs.setdefault(key, []).append(row.inputs[key])
+            given |= row.inputs.keys()
+            for key in used:  # a row may leave out what has a default
+                inputs.setdefault(key, []).append(row.inputs.get(key, self._default(key)))
         # The executor wants every input; those that no node takes are not held in memory.
         rest = {key: [value] * count for key, value in first.inputs.items() if key not in used}
-        return count, nodes, inputs | rest
+        return count, nodes, {key: inputs[key] for key in used & given} | rest
+
+    def _default(self, name: str) -> Any:
+        known = self._executor._flow.inputs.get(name)
+        return known.default if known else None
 
     def _official(self, nodes: Columns, inputs: Columns) -> Aggregate:
         def aggregate(chosen: Sequence[int]) -> dict[str, Any]:
