@@ -180,7 +180,7 @@ def roll_back(entry: Endpoint, found: Found | None) -> Plan:
     if not entry.PRIOR_DEPLOYMENT_NAME:
         raise UserError(
             f"{CONFIG}: PRIOR_DEPLOYMENT_NAME: empty. Name the deployment to go back to "
-            f"(expected one of {_listed(found, entry.CURRENT_DEPLOYMENT_NAME)})."
+            f"(expected one of {_listed(found)})."
         )
     prior = entry.PRIOR_DEPLOYMENT_NAME
     _check_prior(entry, found)
@@ -211,7 +211,7 @@ def share(entry: Endpoint, found: Found | None) -> int:
     if not prior:
         raise UserError(
             f"{CONFIG}: PRIOR_DEPLOYMENT_NAME: empty. Name the deployment that the traffic leaves "
-            f"(expected one of {_listed(found, entry.CURRENT_DEPLOYMENT_NAME)})."
+            f"(expected one of {_listed(found)})."
         )
     if current not in found.deployments:
         raise UserError(
@@ -254,8 +254,7 @@ def _check_prior(entry: Endpoint, found: Found | None) -> None:
     if found is None or prior not in found.deployments:
         raise UserError(
             f"{CONFIG}: PRIOR_DEPLOYMENT_NAME: endpoint '{entry.ENDPOINT_NAME}' has no deployment "
-            f"'{prior}' (expected one of {_listed(found, entry.CURRENT_DEPLOYMENT_NAME)}). "
-            "Leave it empty for the first one."
+            f"'{prior}' (expected one of {_listed(found)}). Leave it empty for the first one."
         )
     if (state := found.deployments[prior].state) != READY:
         raise UserError(
@@ -264,9 +263,9 @@ def _check_prior(entry: Endpoint, found: Found | None) -> None:
         )
 
 
-def _listed(found: Found | None, but: str = "") -> str:
+def _listed(found: Found | None) -> str:
     deployments = found.deployments.values() if found else ()
-    return ", ".join(f"{d.name} ({d.state})" for d in deployments if d.name != but) or "none"
+    return ", ".join(f"{d.name} ({d.state})" for d in deployments) or "none"
 
 
 def _split(entry: Endpoint, found: Found | None) -> tuple[Shares, Shares]:
