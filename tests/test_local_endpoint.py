@@ -534,7 +534,7 @@ def test_what_is_wrong_with_an_entry_is_said_in_words(tmp_path: Path) -> None:
         deployment.choose("dev", "local", tmp_path)
     where = "configs/deployment_config.json: azure_managed_endpoint[0]"
     for said in (
-        ".CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION: expected 100 or less, found 130.",
+        '.CURRENT_DEPLOYMENT_TRAFFIC_ALLOCATION: expected 100 or less, found "130".',
         '.DEPLOYMENT_INSTANCE_COUNT: expected a whole number, found "two".',
         ".ENVIRONMENT_VARIABLES: expected keys and values.",
         ": unknown key 'CURENT_DEPLOYMENT_NAME' (expected one of 'COMPUTE_NAME', ",
